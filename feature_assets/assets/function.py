@@ -1,0 +1,81 @@
+"""The asset function: what a person wrote, wrapped into what Dagster runs."""
+
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+CONTEXT_NAMES = frozenset({"context", "_context", "context_", "_"})
+
+
+@dataclass(frozen=True, slots=True)
+class AssetFunction:
+    """A person's function with its parameters told apart.
+
+    `frames` maps each parameter that is an upstream asset or source to the kind of frame that it is annotated with,
+    None for anything else. `others` are resources and config.
+    """
+
+    call: Callable[..., Any]
+    wants_context: bool
+    frames: Mapping[str, type | None]
+    others: Mapping[str, inspect.Parameter]
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> "AssetFunction":
+        # Resolved in the person's own module, so that `from __future__ import annotations` does no harm there.
+        hints = typing.get_type_hints(function, include_extras=True)
+        parameters = list(inspect.signature(function).parameters.values())
+        wants_context = bool(parameters) and parameters[0].name in CONTEXT_NAMES
+        frames: dict[str, type | None] = {}
+        others: dict[str, inspect.Parameter] = {}
+        for one in parameters[1:] if wants_context else parameters:
+            hint = hints.get(one.name, one.annotation)
+            if _is_resource_or_config(one.name, hint):
+                others[one.name] = one.replace(annotation=hint)
+            else:
+                frames[one.name] = hint if hint in (pl.DataFrame, pl.LazyFrame) else None
+        return cls(function, wants_context, frames, others)
+
+    def __call__(self, context: dg.AssetExecutionContext, given: Mapping[str, Any]) -> Any:
+        """What the person's function returns for these inputs, resources and config."""
+        arguments = {name: _as_annotated(value, self.frames.get(name)) for name, value in given.items()}
+        return self.call(context, **arguments) if self.wants_context else self.call(**arguments)
+
+    def wrapping(self, compute: Callable[..., Iterator[Any]], name: str) -> Callable[..., Iterator[Any]]:
+        """`compute(context, **inputs)` with the parameters that Dagster has to see.
+
+        Every parameter is positional-or-keyword: Dagster takes a keyword-only one for no dependency at all. There is
+        no return annotation: it would become the type of the asset's output.
+        """
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = [inspect.Parameter("context", kind, annotation=dg.AssetExecutionContext)]
+        parameters += [inspect.Parameter(one, kind, annotation=Any) for one in self.frames]
+        parameters += [one.replace(kind=kind, default=inspect.Parameter.empty) for one in self.others.values()]
+        compute.__name__ = compute.__qualname__ = name
+        compute.__doc__ = self.call.__doc__
+        compute.__module__ = self.call.__module__
+        compute.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return compute
+
+
+def _is_resource_or_config(name: str, hint: Any) -> bool:
+    # `ResourceParam[T]` is an Annotated with Dagster's marker.
+    if any(value == "resource_param" for value in getattr(hint, "__metadata__", ())):
+        return True
+    return isinstance(hint, type) and (
+        issubclass(hint, dg.ConfigurableResource | dg.ConfigurableIOManager)
+        or (name == "config" and issubclass(hint, dg.Config))
+    )
+
+
+def _as_annotated(value: Any, kind: type | None) -> Any:
+    if kind is pl.DataFrame and isinstance(value, pl.LazyFrame):
+        return value.collect(engine="streaming")
+    if kind is pl.LazyFrame and isinstance(value, pl.DataFrame):
+        return value.lazy()
+    return value

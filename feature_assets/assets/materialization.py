@@ -1,0 +1,132 @@
+"""What a publication looks like in Dagster: metadata of the definition and of each materialisation."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from feature_assets.publication import Publication
+from feature_assets.spec import AnySource, ViewSpec
+
+_DATA_VERSION = "dagster/data_version"
+
+
+def column_schema(spec: ViewSpec) -> dg.TableSchema:
+    """The columns of a view with their feature types."""
+    keys = [
+        dg.TableColumn(name, str(of), description="join key", constraints=_required())
+        for name, of in spec.join_keys.items()
+    ]
+    times = [dg.TableColumn(spec.event_timestamp, "Timestamp", description="event timestamp", constraints=_required())]
+    if spec.created_timestamp:
+        times.append(dg.TableColumn(spec.created_timestamp, "Timestamp", description="created timestamp"))
+    features = [
+        dg.TableColumn(one.name, str(one.type), description=one.description or None, tags=dict(one.tags) or None)
+        for one in spec.features
+    ]
+    return dg.TableSchema(columns=[*keys, *times, *features])
+
+
+def _required() -> dg.TableColumnConstraints:
+    return dg.TableColumnConstraints(nullable=False)
+
+
+def definition_metadata(spec: ViewSpec) -> dict[str, Any]:
+    """What the asset's page says before anything was materialised."""
+    metadata: dict[str, Any] = {
+        "dagster/column_schema": column_schema(spec),
+        "entities": ", ".join(entity.name for entity in spec.entities) or "none",
+        "ttl": str(spec.ttl) if spec.ttl else "never expires",
+        "version": spec.version,
+    }
+    if spec.deprecated:
+        metadata["deprecated"] = dg.MetadataValue.text(spec.deprecated)
+    return metadata
+
+
+def column_lineage(spec: ViewSpec, source: AnySource | None) -> dict[str, Any]:
+    """Which column of a source each column comes from, for a view that passes them on; nothing where that is not known."""
+    if source is None:
+        return {}
+    original = {renamed: name for name, renamed in source.field_mapping.items()}
+    asset = dg.AssetKey(source.name)
+    columns = {
+        name: [dg.TableColumnDep(asset_key=asset, column_name=original.get(name, name))] for name in spec.columns
+    }
+    return {"dagster/column_lineage": dg.TableColumnLineage(columns)}
+
+
+def materialization(
+    publication: Publication, spec: ViewSpec, key: dg.AssetKey, lineage: Mapping[str, Any]
+) -> dg.MaterializeResult[Any]:
+    """The result of the run: with all there is to say of a single partition; that of a range is said per partition."""
+    if len(publication.partitions) > 1:
+        return dg.MaterializeResult(asset_key=key)
+    version = publication.data_versions[publication.partitions[0]]
+    return dg.MaterializeResult(
+        asset_key=key, metadata={**_told(spec, publication), **lineage}, data_version=dg.DataVersion(version)
+    )
+
+
+def partition_materializations(
+    publication: Publication, spec: ViewSpec, key: dg.AssetKey, lineage: Mapping[str, Any]
+) -> Iterator[dg.AssetMaterialization]:
+    """For a range: each partition's own row count and data version; with the last one, what the whole run did.
+
+    A run has one data version for all its partitions; with that alone, rows that changed in one partition would make
+    what is downstream of every other stale.
+    """
+    if len(publication.partitions) == 1:
+        return
+    for partition in publication.partitions:
+        last = partition == publication.partitions[-1]
+        yield dg.AssetMaterialization(
+            asset_key=key,
+            partition=partition,
+            metadata={
+                "dagster/partition_row_count": publication.rows_by_partition[partition],
+                "delta_version": publication.delta_version,
+                **({**_told(spec, publication), **lineage} if last else {}),
+            },
+            tags={
+                _DATA_VERSION: publication.data_versions[partition],
+                f"{_DATA_VERSION}_is_user_provided": "true",
+                "dagster/code_version": spec.code_version,
+            },
+        )
+
+
+def _told(spec: ViewSpec, publication: Publication) -> dict[str, Any]:
+    """What a publication did, as a person looks at it."""
+    metadata: dict[str, Any] = {
+        "dagster/row_count": publication.rows,
+        "keys": publication.keys,
+        "delta_version": publication.delta_version,
+        "online": dg.MetadataValue.text(
+            f"{publication.written:,} written, {publication.kept:,} already later, {publication.retracted:,} corrected"
+            if spec.online
+            else "not served"
+        ),
+        "seconds": round(sum(publication.seconds.values()), 3),
+        "features": dg.MetadataValue.md(_feature_table(spec, publication)),
+    }
+    if len(publication.partitions) > 1:
+        metadata["partitions"] = f"{publication.partitions[0]} … {publication.partitions[-1]}, in one commit"
+    if publication.first_event is not None and publication.last_event is not None:
+        metadata["first_event"] = dg.MetadataValue.timestamp(publication.first_event)
+        metadata["last_event"] = dg.MetadataValue.timestamp(publication.last_event)
+    if publication.duplicates:
+        metadata["duplicates_dropped"] = publication.duplicates
+    if publication.dropped:
+        metadata["undeclared_columns_dropped"] = ", ".join(publication.dropped)
+    return metadata
+
+
+def _feature_table(spec: ViewSpec, publication: Publication) -> str:
+    """Each feature with its share of nulls and the shape of its values."""
+    lines = ["feature | type | null | distribution", "--- | --- | --- | ---"]
+    for one in spec.features:
+        share = publication.nulls.get(one.name, 0) / publication.rows if publication.rows else 0.0
+        shape = publication.shapes.get(one.name, "")
+        lines.append(f"{one.name} | {one.type} | {share:.1%} | {shape}")
+    return "\n".join(lines)

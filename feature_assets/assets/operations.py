@@ -1,0 +1,233 @@
+"""What keeps the platform in step: the registry asset, the sensors that publish and reconcile, the jobs of upkeep."""
+
+import getpass
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from feature_assets.assets.composed import FeatureService, OnDemandFeatureView
+from feature_assets.assets.feature_view import FeatureView
+from feature_assets.assets.metadata import registry_from_graph, sources_from_metadata
+from feature_assets.assets.resources import RESOURCE, FeatureAssets
+from feature_assets.errors import FeatureAssetsError, NotPublished
+from feature_assets.registry import Registry
+from feature_assets.settlement import pending, reconcile
+from feature_assets.spec import AnySource, FileSource
+
+log = logging.getLogger(__name__)
+
+REGISTRY = "feature_registry"
+_GROUP = "feature_platform"
+_RECONCILE_JOB = "reconcile_online_store_job"
+
+
+def feature_definitions(
+    assets: Iterable[Any],
+    *,
+    resources: dict[str, Any] | None = None,
+    config: str | None = None,
+    sensors: Sequence[Any] = (),
+    jobs: Sequence[Any] = (),
+    **more: Any,
+) -> dg.Definitions:
+    """Dagster definitions of a feature platform: these assets, and all that keeps them in step.
+
+    Adds the resource `feature_assets`, the asset `feature_registry` downstream of every view, the sensors
+    `publish_registry` and `reconcile_online_store` and the job `maintain_stores`; nodes for the sources too.
+
+    Args:
+        assets: whatever `dagster.Definitions` takes as assets.
+        resources: besides `feature_assets`, or instead of the default one.
+        config: the path of a `feature_assets.toml`, for the default resource.
+        sensors, jobs, **more: passed on to `dagster.Definitions`.
+    """
+    found = list(assets)
+    declared = [one for one in found if isinstance(one, FeatureView | OnDemandFeatureView | FeatureService)]
+    views = [one for one in declared if isinstance(one, FeatureView)]
+    everything = [*found, *_source_nodes(found, views)]
+
+    def derive() -> Registry:
+        return registry_from_graph(made.resolve_asset_graph())
+
+    made = dg.Definitions(
+        assets=[*everything, registry_asset(declared, derive)],
+        resources={RESOURCE: FeatureAssets(config=config), **(resources or {})},
+        sensors=[publish_registry_sensor(derive), reconcile_sensor(views), *sensors],
+        jobs=[reconcile_job(views), maintenance_job(views), *jobs],
+        **more,
+    )
+    return made
+
+
+def _source_nodes(assets: Sequence[Any], views: Sequence[FeatureView]) -> list[dg.AssetSpec]:
+    """An external asset for each source, where nobody declared one."""
+    known = {key for one in assets for key in (one.keys if isinstance(one, dg.AssetsDefinition) else [one.key])}
+    sources: dict[str, AnySource] = {}
+    for view in views:
+        sources |= {one.name: one for one in sources_from_metadata(view.metadata_by_key[view.key])}
+    return [
+        dg.AssetSpec(
+            source.name,
+            description=source.description or None,
+            owners=list(source.owners),
+            tags=dict(source.tags),
+            kinds={
+                source.format
+                if isinstance(source, FileSource)
+                else type(source).__name__.removesuffix("Source").lower()
+            },
+        )
+        for source in sources.values()
+        if dg.AssetKey(source.name) not in known
+    ]
+
+
+def registry_asset(
+    declared: Sequence[FeatureView | OnDemandFeatureView | FeatureService], derive: Callable[[], Registry]
+) -> dg.AssetsDefinition:
+    """The asset `feature_registry`: materialising it publishes what the graph declares."""
+
+    @dg.asset(
+        name=REGISTRY,
+        deps=[one.key for one in declared],
+        required_resource_keys={RESOURCE},
+        group_name=_GROUP,
+        kinds={"json"},
+        description="The published registry: what training and serving read. Derived from the asset graph; nobody edits it.",
+    )
+    def feature_registry(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        stores: FeatureAssets = getattr(context.resources, RESOURCE)
+        location = stores.settings().location
+        try:
+            published = stores.registry().publish(
+                derive(), location=location, by=_who(), message=f"Dagster run {context.run.run_id}"
+            )
+        except FeatureAssetsError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        registry = published.registry
+        return dg.MaterializeResult(
+            metadata={
+                "digest": published.digest,
+                "views": len(registry.views),
+                "on_demand_views": len(registry.on_demand),
+                "services": len(registry.services),
+                "features": sum(len(one.features) for one in registry.views.values()),
+            },
+            data_version=dg.DataVersion(published.digest),
+        )
+
+    return feature_registry
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container may run as a user that has no name.
+        return "unknown"
+
+
+def publish_registry_sensor(derive: Callable[[], Registry]) -> dg.SensorDefinition:
+    """Requests a run of `feature_registry` whenever the code declares something else than what is published."""
+
+    @dg.sensor(
+        name="publish_registry",
+        asset_selection=dg.AssetSelection.assets(REGISTRY),
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        required_resource_keys={RESOURCE},
+        description="Publishes the registry when the declarations differ from what is published.",
+    )
+    def publish_registry(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        stores: FeatureAssets = getattr(context.resources, RESOURCE)
+        try:
+            current = stores.registry().read()
+        except NotPublished:
+            current = None
+        derived = stores.registry().merged(derive(), location=stores.settings().location).digest
+        if current is not None and current.digest == derived:
+            return dg.SkipReason(f"Published: {derived[:12]}.")
+        if current is not None and current.entry.withdrawn == derived:
+            return dg.SkipReason(
+                f"Rolled back: {derived[:12]} stays withdrawn until the code changes, or `feature-assets apply`."
+            )
+        # A run key is spent for ever; a declaration that returns after a rollback, or whose run failed, is tried again.
+        wanted = f"{current.digest if current else 'nothing'}>{derived}"
+        former, _, attempt = (context.cursor or "").rpartition(":")
+        cursor = f"{wanted}:{int(attempt) + 1 if former == wanted else 0}"
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=cursor)], cursor=cursor)
+
+    return publish_registry
+
+
+def reconcile_sensor(views: Sequence[FeatureView]) -> dg.SensorDefinition:
+    """Requests `reconcile_online_store_job` where a crash left a view between the two stores, by a look at the ledger."""
+
+    @dg.sensor(
+        name="reconcile_online_store",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        job_name=_RECONCILE_JOB,
+        required_resource_keys={RESOURCE},
+        description="Brings the online store up to the offline one where a run died between the two.",
+    )
+    def reconcile_online_store(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        stores: FeatureAssets = getattr(context.resources, RESOURCE)
+        behind = {}
+        for view in views:
+            if partitions := pending(view.spec, stores.offline(), stores.online()):
+                behind[view.spec.name] = partitions
+        seen = context.cursor or ""
+        found = ";".join(f"{name}:{','.join(parts)}" for name, parts in sorted(behind.items()))
+        if not behind:
+            return dg.SensorResult(cursor="", skip_reason=dg.SkipReason("Every view is served as published."))
+        if found != seen:
+            # What a run is publishing right now looks pending too; it is left a tick to finish.
+            return dg.SensorResult(
+                cursor=found, skip_reason=dg.SkipReason(f"Waiting for {', '.join(behind)} to finish.")
+            )
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=None)], cursor="")
+
+    return reconcile_online_store
+
+
+def reconcile_job(views: Sequence[FeatureView]) -> dg.JobDefinition:
+    """Finishes what a crash left between the two stores, for every view."""
+
+    @dg.op(name="reconcile_views", required_resource_keys={RESOURCE})
+    def reconcile_views(context: dg.OpExecutionContext) -> None:
+        stores: FeatureAssets = getattr(context.resources, RESOURCE)
+        for view in views:
+            if stores.offline().state(view.spec) is not None:
+                done = reconcile(view.spec, stores.offline(), stores.online())
+                context.log.info(
+                    "%s: %d partitions were pending, %d keys changed", done.view, len(done.pending), done.changed
+                )
+
+    @dg.job(name=_RECONCILE_JOB, description="Makes the online store equal to the offline one.")
+    def reconcile_online_store_job() -> None:
+        reconcile_views()
+
+    return reconcile_online_store_job
+
+
+def maintenance_job(views: Sequence[FeatureView]) -> dg.JobDefinition:
+    """The job `maintain_stores`: compacts small files and removes those that no version of the last 30 days needs."""
+
+    @dg.op(name="compact_and_vacuum", required_resource_keys={RESOURCE})
+    def compact_and_vacuum(context: dg.OpExecutionContext) -> None:
+        offline = getattr(context.resources, RESOURCE).offline()
+        for view in views:
+            if offline.state(view.spec) is not None:
+                offline.compact(view.spec)
+                removed = offline.vacuum(view.spec, older_than=timedelta(days=30), dry_run=False)
+                context.log.info("%s: compacted, %d old files removed", view.spec.name, len(removed))
+
+    @dg.job(name="maintain_stores", description="Compacts the Delta tables and removes files nobody needs.")
+    def maintain_stores() -> None:
+        compact_and_vacuum()
+
+    return maintain_stores

@@ -1,0 +1,154 @@
+"""`erase`: entities that are to be forgotten, in both stores."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from feature_assets.cli.app import app, command
+from feature_assets.cli.failures import Mistake
+from feature_assets.cli.output import (
+    AsJson,
+    Column,
+    Yes,
+    confirmed,
+    counted,
+    done,
+    note,
+    print_json,
+    show,
+    table,
+    working,
+)
+from feature_assets.cli.project import Project
+from feature_assets.cli.typed import Pairs, RowsFile, columns_typed
+from feature_assets.cli.upkeep import Views
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from feature_assets.spec import ViewSpec
+
+
+@command(
+    app,
+    "erase",
+    section="Keep in order",
+    examples=["erase --entity customer_id=c007", "erase customer_orders --rows forget.csv --yes --vacuum"],
+)
+def erase(
+    ctx: typer.Context,
+    views: Views = None,
+    entity: Pairs = None,
+    rows: RowsFile = None,
+    vacuum: Annotated[
+        bool,
+        typer.Option(
+            "--vacuum",
+            help="Remove the former versions' files at once. Who reads an old version right now, fails.",
+        ),
+    ] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Forget some entities for ever, in both stores and in every view that knows them.
+
+    A view with further join keys forgets all rows in which the given ones match. Old versions of the Delta tables hold
+    the rows until their files are vacuumed.
+    """
+    project = Project.of(ctx)
+    given, found = _to_forget(project, views or (), entity, rows)
+    total = sum(row["offline_rows"] for row in found)
+    columns = (
+        Column("view", style="name"),
+        Column("keys", style="number"),
+        Column("offline_rows", "offline rows", style="number"),
+        Column("online_rows", "online rows", style="number"),
+    )
+    counts = [{column.key: row[column.key] for column in columns} for row in found]
+    if not found:
+        show([], columns, as_json=as_json, empty=f"No view knows {given}.")
+        return
+    if not as_json:
+        table(counts, columns)
+    if not confirmed(f"Erase {counted(total, 'row')} for ever?", yes=yes):
+        raise Mistake(
+            f"Nothing was erased: {counted(total, 'row')} of {given} in {counted(len(found), 'view')}.",
+            attempt=_again(views, entity, rows),
+        )
+    for row in found:
+        with working(f"Erasing from {row['view']} …"):
+            _forget(project, row["spec"], row["frame"], vacuum=vacuum)
+    if as_json:
+        print_json(counts)
+        return
+    done(f"Erased {counted(total, 'row')} of {given} from {counted(len(found), 'view')}.")
+    if not vacuum:
+        note("Old versions of the tables still hold them until their files are vacuumed (feature-assets vacuum).")
+
+
+def _to_forget(
+    project: Project, names: Sequence[str], pairs: Sequence[str] | None, file: Path | None
+) -> tuple[str, list[dict[str, Any]]]:
+    """What was given in words; and for each view that knows it, the full keys and how many rows there are."""
+    if not pairs and file is None:
+        raise Mistake("Say whom to forget: --entity name=value, or --rows file.")
+    views = project.views(names)
+    types = {name: of for view in views for name, of in view.join_keys.items()}
+    columns = columns_typed(pairs, file, types)
+    number = len(next(iter(columns.values())))
+    words = (
+        ", ".join(f"{name}={values[0]}" for name, values in columns.items()) if number == 1 else f"{number:,} entities"
+    )
+    knowing = [view for view in views if columns.keys() <= view.join_keys.keys()]
+    if not knowing:
+        raise Mistake(
+            f"No view is looked up by {', '.join(columns)}.", attempt="feature-assets registry list --kind view"
+        )
+    found = []
+    for view in knowing:
+        if project.offline.state(view) is None:
+            continue
+        with working(f"Looking through {project.label(view)} …"):
+            keys, offline_rows, online_rows = _keys_of(project, view, columns)
+        if offline_rows or online_rows:
+            found.append(
+                {
+                    "view": project.label(view),
+                    "keys": keys.height,
+                    "offline_rows": offline_rows,
+                    "online_rows": online_rows,
+                    "spec": view,
+                    "frame": keys,
+                }
+            )
+    return words, found
+
+
+def _keys_of(project: Project, view: "ViewSpec", columns: Mapping[str, list[Any]]) -> "tuple[pl.DataFrame, int, int]":
+    """The full join keys that match, each once; rows offline, rows online."""
+    import polars as pl
+
+    given = pl.DataFrame([view.join_keys[name].to_frame(name, values) for name, values in columns.items()]).unique()
+    names, on = list(view.join_keys), list(columns)
+    history = project.offline.scan(view, features=[]).join(given.lazy(), on=on, how="semi")
+    counted = history.group_by(names).len().collect(engine="streaming")
+    online = project.online.stored(view).join(given, on=on, how="semi") if view.online else given.clear()
+    keys = pl.concat([counted.select(names), online.select(names)] if view.online else [counted.select(names)]).unique()
+    return keys, int(counted["len"].sum()), online.height
+
+
+def _forget(project: Project, view: "ViewSpec", keys: "pl.DataFrame", *, vacuum: bool) -> None:
+    from feature_assets.settlement import erase as forget
+
+    forget(view, keys, project.offline, project.online if view.online else None)
+    if vacuum:
+        project.offline.vacuum(view, older_than=timedelta(0), dry_run=False)
+
+
+def _again(views: Sequence[str] | None, pairs: Sequence[str] | None, file: Path | None) -> str:
+    words = ["erase", *(views or ()), *(word for pair in pairs or () for word in ("--entity", pair))]
+    return f"feature-assets {shlex.join([*words, *(['--rows', str(file)] if file else [])])} --yes"

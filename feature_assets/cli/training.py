@@ -1,0 +1,162 @@
+"""`training`: training sets that are kept by name, and made again bit for bit."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from feature_assets.cli.app import command, group
+from feature_assets.cli.failures import Mistake
+from feature_assets.cli.output import AsJson, Column, Yes, confirmed, done, facts, print_json, show, table, working
+from feature_assets.cli.project import Project
+from feature_assets.cli.retrieval import Features, FullNames, Since, Spine, TimeColumn, Until, deliver, training_set
+
+if TYPE_CHECKING:
+    from feature_assets.spec import ViewProjection
+    from feature_assets.training import Manifest, TrainingSets
+
+training = group("training", "Training sets: kept by name with a manifest, made again bit for bit.", section="Ask")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The training set.", show_default=False)]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write the rows to .parquet, .csv, .jsonl or .arrow.", show_default=False
+    ),
+]
+
+
+@command(training, "save", examples=["training save value_2025 customer_value --spine spine.parquet"])
+def save(
+    ctx: typer.Context,
+    name: Name,
+    features: Features,
+    spine: Spine = None,
+    since: Since = None,
+    until: Until = None,
+    time: TimeColumn = None,
+    full_names: FullNames = False,
+    as_json: AsJson = False,
+) -> None:
+    """Join features to a spine and keep the rows under a new name, with all that it takes to make them again."""
+    project = Project.of(ctx)
+    with working("Joining …"):
+        found = training_set(project, features, spine, since=since, until=until, time=time, full_names=full_names)
+        manifest = found.save(name)
+    if as_json:
+        print_json(_builtins(manifest))
+    else:
+        done(f"Saved {name}: {manifest.result.rows:,} rows, {len(manifest.result.columns)} columns.")
+
+
+@command(training, "list", examples=["training list", "training list --json"])
+def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List the saved training sets."""
+    sets = _sets(Project.of(ctx))
+    manifests = [sets.manifest(name) for name in sets.names()]
+    rows = [
+        {
+            "name": one.name,
+            "saved_at": one.created_at,
+            "rows": one.result.rows,
+            "columns": len(one.result.columns),
+            "features": [_asked(each) for each in one.question.features],
+            "digest": one.result.digest if as_json else one.result.digest[:12],
+        }
+        for one in manifests
+    ]
+    columns = (
+        Column("name", style="name"),
+        Column("saved_at", "saved"),
+        Column("rows", style="number"),
+        Column("columns", style="number"),
+        Column("features"),
+        Column("digest", style="dim"),
+    )
+    show(rows, columns, as_json=as_json, empty="No training set was saved yet.")
+
+
+def _asked(projection: "ViewProjection") -> str:
+    view = projection.view if projection.version is None else f"{projection.view}@v{projection.version}"
+    return f"{view}:{'*' if projection.features is None else ','.join(projection.features)}"
+
+
+@command(training, "show", examples=["training show value_2025", "training show value_2025 --output rows.parquet"])
+def show_(ctx: typer.Context, name: Name, output: Output = None, as_json: AsJson = False) -> None:
+    """Show what a saved training set was made of; with --output, write its rows as they were saved."""
+    project = Project.of(ctx)
+    sets = _sets(project)
+    manifest = sets.manifest(name)
+    if output is not None:
+        deliver(sets.load(name), output, as_json=as_json)
+        return
+    if as_json:
+        print_json(_builtins(manifest))
+        return
+    question = manifest.question
+    facts(
+        {
+            "training set": manifest.name,
+            "saved": manifest.created_at,
+            "rows": manifest.result.rows,
+            "digest": manifest.result.digest,
+            "spine": ", ".join(manifest.spine.columns),
+            "time of a row": question.timestamp_column,
+            "features": [_asked(one) for one in question.features],
+            "created cutoff": question.created_cutoff,
+            "registry": question.registry,
+            "delta versions": {view: str(version) for view, version in question.tables.items()},
+            "engine": question.engine,
+            "libraries": {library: str(version) for library, version in manifest.libraries.items()},
+            "kept at": f"{sets.place}/{name}",
+        }
+    )
+    typer.echo()
+    rows = [{"column": column, "dtype": dtype} for column, dtype in manifest.schema.items()]
+    table(rows, (Column("column", style="name"), Column("dtype")))
+
+
+@command(
+    training, "rebuild", examples=["training rebuild value_2025", "training rebuild value_2025 --output again.parquet"]
+)
+def rebuild(ctx: typer.Context, name: Name, output: Output = None, as_json: AsJson = False) -> None:
+    """Make a saved training set again from its manifest, and compare it bit for bit.
+
+    Exits with 1 if it does not come out alike, and says what is no longer there.
+    """
+    with working("Joining anew …"):
+        found = Project.of(ctx).store.rebuild(name)
+    if output is not None:
+        deliver(found, output, as_json=as_json)
+        return
+    manifest = found.manifest
+    if as_json:
+        print_json({"name": name, "equal": True, "rows": manifest.result.rows, "digest": manifest.result.digest})
+    else:
+        done(
+            f"{name} came out the same, bit for bit: {manifest.result.rows:,} rows, digest {manifest.result.digest[:12]}."
+        )
+
+
+@command(training, "delete", examples=["training delete value_2025 --yes"])
+def delete(ctx: typer.Context, name: Name, yes: Yes = False) -> None:
+    """Forget a saved training set: its rows and its manifest."""
+    sets = _sets(Project.of(ctx))
+    manifest = sets.manifest(name)
+    if not confirmed(f"Delete {name}, {manifest.result.rows:,} rows?", yes=yes):
+        raise Mistake("Nothing was deleted.", attempt=f"feature-assets training delete {name} --yes")
+    sets.delete(name)
+    done(f"Deleted {name}.")
+
+
+def _sets(project: Project) -> "TrainingSets":
+    from feature_assets.training import TrainingSets
+
+    settings = project.settings
+    return TrainingSets(settings.place(settings.training), settings.storage())
+
+
+def _builtins(manifest: "Manifest") -> Any:
+    from feature_assets.spec import to_builtins
+
+    return to_builtins(manifest)

@@ -1,0 +1,196 @@
+"""`verify`, `reconcile` and `vacuum`: the two stores against one another, and files that nobody needs."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from feature_assets.cli.app import app, command
+from feature_assets.cli.failures import NotWell
+from feature_assets.cli.output import (
+    AsJson,
+    Column,
+    counted,
+    done,
+    note,
+    print_json,
+    say,
+    show,
+    table,
+    working,
+)
+from feature_assets.cli.project import Project
+
+if TYPE_CHECKING:
+    from feature_assets.spec import ViewSpec
+
+_SECTION = "Keep in order"
+
+Views = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="VIEW", help="Only these views; all that are published if left out.", show_default=False),
+]
+
+
+@command(app, "verify", section=_SECTION, examples=["verify", "verify customer_orders --json"])
+def verify(ctx: typer.Context, views: Views = None, as_json: AsJson = False) -> None:
+    """Compare every online row with the latest offline row of its key.
+
+    Values are compared too. Exits with 1 if anything differs. Nothing is changed; `reconcile --force` mends.
+    """
+    from feature_assets.settlement import verify as compare
+
+    project = Project.of(ctx)
+    rows: list[dict[str, Any]] = []
+    for view in project.views(views or ()):
+        with working(f"Comparing {project.label(view)} …"):
+            rows.append(_compared(project, view, compare))
+    if as_json:
+        print_json(rows)
+    else:
+        _print_compared(rows)
+    if wrong := [row["view"] for row in rows if row["differences"]]:
+        if not as_json:
+            note(f"Mend: feature-assets reconcile --force {' '.join(wrong)}", style="cyan")
+        raise NotWell(f"{len(wrong)} views differ.")
+
+
+def _compared(project: Project, view: "ViewSpec", compare: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {"view": project.label(view), "version": view.version, "differences": 0}
+    if not view.online:
+        return {**row, "state": "not served online"}
+    if project.offline.state(view) is None:
+        return {**row, "state": "never materialised"}
+    found = compare(view, project.offline, project.online)
+    return {
+        **row,
+        "state": "differs" if found.total else "equal",
+        "keys": found.keys,
+        "missing": found.missing,
+        "extra": found.extra,
+        "different": found.different,
+        "differences": found.total,
+        "delta_version": found.delta_version,
+        "examples": [{"key": key, "what": what} for key, what in found.examples],
+    }
+
+
+def _print_compared(rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich.text import Text
+
+    styles = {"equal": "green", "differs": "bold red"}
+    shown = [
+        {
+            **row,
+            "state": Text(str(row["state"]), styles.get(str(row["state"]), "dim")),
+            **{name: str(row[name]) for name in ("missing", "extra", "different") if row.get(name)},
+        }
+        for row in rows
+    ]
+    columns = (
+        Column("view", style="name"),
+        Column("state", "online is"),
+        Column("keys", style="number"),
+        Column("missing", style="number"),
+        Column("extra", style="number"),
+        Column("different", style="number"),
+    )
+    if not rows:
+        note("No views are published.", style="")
+        return
+    table([{name: value for name, value in row.items() if value != 0 or name == "keys"} for row in shown], columns)
+    for row in rows:
+        for example in row.get("examples", ()):
+            key = ", ".join(f"{name}={value}" for name, value in example["key"].items()) or "the one row"
+            say(f"{row['view']}: {key} {example['what']}", style="yellow")
+
+
+@command(app, "reconcile", section=_SECTION, examples=["reconcile", "reconcile customer_orders --force"])
+def reconcile(
+    ctx: typer.Context,
+    views: Views = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare every key, also where the ledger says that nothing is pending.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is pending.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Finish what a crash left between the two stores.
+
+    Online rows are brought up to the offline history. Looks at the ledger first, so it is cheap where all is well.
+    """
+    from feature_assets.settlement import pending
+    from feature_assets.settlement import reconcile as settle
+
+    project = Project.of(ctx)
+    rows: list[dict[str, Any]] = []
+    for view in project.views(views or ()):
+        if not view.online or project.offline.state(view) is None:
+            continue
+        name = project.label(view)
+        with working(f"Reconciling {name} …"):
+            if dry_run:
+                rows.append({"view": name, "pending": list(pending(view, project.offline, project.online))})
+            else:
+                settled = settle(view, project.offline, project.online, force=force)
+                rows.append({"view": name, "pending": list(settled.pending), "changed": settled.changed})
+    columns = (
+        Column("view", style="name"),
+        Column("pending", "partitions pending" if dry_run else "partitions were pending"),
+        Column("changed", "keys changed", style="number"),
+    )
+    if not as_json and rows and not any(row["pending"] or row.get("changed") for row in rows):
+        done(f"Nothing was pending in {counted(len(rows), 'view')}.")
+        return
+    shown = rows if as_json else [{**row, "pending": _few(row["pending"])} for row in rows]
+    show(shown, columns, as_json=as_json, empty="No view was materialised yet.")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"
+
+
+@command(
+    app, "vacuum", section=_SECTION, examples=["vacuum --dry-run", "vacuum customer_orders --older-than 7 --compact"]
+)
+def vacuum(
+    ctx: typer.Context,
+    views: Views = None,
+    older_than: Annotated[
+        float,
+        typer.Option("--older-than", metavar="DAYS", min=0, help="Keep what versions of the last days need."),
+    ] = 30,
+    compact: Annotated[bool, typer.Option("--compact", help="First make one file of many small ones.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove offline files that no version of the last days needs.
+
+    Training sets over older versions cannot be rebuilt afterwards, and whoever reads one right now fails. What a
+    crashed writer left goes after a day at the earliest.
+    """
+    project = Project.of(ctx)
+    rows: list[dict[str, Any]] = []
+    for view in project.views(views or ()):
+        if project.offline.state(view) is None:
+            continue
+        with working(f"Vacuuming {project.label(view)} …"):
+            if compact and not dry_run:
+                project.offline.compact(view)
+            files = project.offline.vacuum(view, older_than=timedelta(days=older_than), dry_run=dry_run)
+            state = project.offline.state(view)
+        rows.append(
+            {
+                "view": project.label(view),
+                "removed": len(files),
+                "files": state.files if state else 0,
+                "dry_run": dry_run,
+            }
+        )
+    columns = (
+        Column("view", style="name"),
+        Column("removed", "files that would go" if dry_run else "files removed", style="number"),
+        Column("files", "files in use", style="number"),
+    )
+    show(rows, columns, as_json=as_json, empty="No view was materialised yet.")

@@ -1,0 +1,131 @@
+"""Where things are kept and how the server behaves: `feature_assets.toml` and the environment, read into `Settings`.
+
+The environment wins over the file: `FEATURE_ASSETS_ONLINE=sqlite:///tmp/online.db`, and for the server
+`FEATURE_ASSETS_SERVER__PORT=8080`. `FEATURE_ASSETS_CONFIG` names another file.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from feature_assets.errors import ConfigurationError
+
+FILE_NAME = "feature_assets.toml"
+
+
+class ServerSettings(BaseModel):
+    """The feature server. Beyond loopback an issuer and an audience are required."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(6566, ge=0, le=65535)
+    issuer: str | None = Field(None, description="A foreign OIDC issuer; without one the embedded issuer serves.")
+    audience: str = "feature-assets"
+    registry_refresh_seconds: float = Field(2.0, gt=0)
+    max_body_bytes: int = Field(1 << 20, gt=0)
+    max_keys: int = Field(1_000, gt=0)
+    max_features: int = Field(500, gt=0)
+    max_views: int = Field(64, gt=0)
+    body_timeout_seconds: float = Field(15.0, gt=0)
+    token_lifetime_seconds: int = Field(3600, gt=0, le=86_400)
+
+
+class Settings(BaseSettings):
+    """Where the platform keeps things. Relative paths are relative to the file that names them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FEATURE_ASSETS_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    root: Path = Field(default_factory=Path.cwd, description="What relative paths start from.")
+    offline: str = Field(".feature_assets/offline", description="Folder or object-store URL of the Delta tables.")
+    online: str = Field("sqlite:.feature_assets/online.db", description="URL of the online store.")
+    registry: str = Field(".feature_assets/registry", description="Folder or object-store URL of the registry.")
+    training: str = Field(".feature_assets/training", description="Folder or object-store URL of saved training sets.")
+    secrets: str = Field(".feature_assets/auth", description="Folder of the embedded issuer's keys and clients.")
+    location: str = Field("default", description="The code location that owns what this project publishes.")
+    definitions: str = Field("definitions.py", description="The file or module with the Dagster definitions.")
+    functions: tuple[str, ...] = Field((), description="Modules that on-demand functions may be loaded from.")
+    storage_options: dict[str, SecretStr] = Field(
+        {}, description="Options of the object store, as region and endpoint."
+    )
+    durability: Literal["power-loss", "process"] = Field(
+        "power-loss",
+        description="What an acknowledged write survives; 'process' saves the fsyncs of local Delta tables.",
+    )
+    present: AwareDatetime | None = Field(
+        None, description="The moment that ttl counts from, instead of the clock's: for a replay of old data."
+    )
+    server: ServerSettings = ServerSettings()
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> Self:
+        """The settings of the nearest `feature_assets.toml`, from here upward, and of the environment.
+
+        Raises:
+            ConfigurationError: the file is missing though named, or a setting is unknown or wrong.
+        """
+        named = path or os.environ.get("FEATURE_ASSETS_CONFIG")
+        file = Path(named).resolve() if named else _nearest(Path.cwd())
+        if named and file is not None and not file.is_file():
+            raise ConfigurationError(f"The configuration file {file} is not there. Run: feature-assets init")
+        reader = _reader(cls, file)
+        try:
+            return reader(**({"root": file.parent} if file else {}))  # type: ignore[no-any-return]
+        except (ValidationError, ValueError) as error:
+            raise ConfigurationError(_explained(error, file)) from error
+
+    def place(self, location: str) -> str:
+        """An absolute path, or the URL as it is, for a setting that may be either."""
+        if "://" in location:
+            return location
+        return str((self.root / Path(location).expanduser()).resolve())
+
+    @property
+    def online_url(self) -> str:
+        """The online store's URL with an absolute path."""
+        scheme, _, rest = self.online.partition(":")
+        if scheme != "sqlite":
+            return self.online
+        return f"sqlite:{self.place(urlsplit(self.online).path if rest.startswith('//') else rest)}"
+
+    def storage(self) -> dict[str, str]:
+        """The options of the object store in clear, for its client only."""
+        return {name: value.get_secret_value() for name, value in self.storage_options.items()}
+
+
+def _nearest(start: Path) -> Path | None:
+    return next((folder / FILE_NAME for folder in (start, *start.parents) if (folder / FILE_NAME).is_file()), None)
+
+
+def _reader(cls: type[Settings], file: Path | None) -> Any:
+    class Reader(cls):  # type: ignore[misc, valid-type]
+        """`Settings` that also read the file: pydantic-settings fixes the sources per class."""
+
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **sources: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            toml = (TomlConfigSettingsSource(settings_cls, file),) if file else ()
+            return (sources["env_settings"], *toml, init_settings)
+
+    return Reader
+
+
+def _explained(error: Exception, file: Path | None) -> str:
+    place = str(file) if file else "the environment"
+    if not isinstance(error, ValidationError):
+        return f"{place}: {error}"
+    lines = []
+    for found in error.errors(include_url=False, include_input=False):
+        name = ".".join(str(part) for part in found["loc"])
+        if found["type"] == "extra_forbidden":
+            lines.append(f"'{name}' is not a setting. Known: {', '.join(sorted(Settings.model_fields))}.")
+        else:
+            lines.append(f"'{name}': {found['msg']}.")
+    return f"{place}: {' '.join(lines)}"

@@ -1,0 +1,100 @@
+"""Features as they were known at the times of a spine.
+
+- `frames`: what a person brings as rows
+- `spine`: rows with times and keys
+- `rows`: a spine made of histories
+- `answer`: the question with all that decides its answer, computed piece by piece
+- `rebuild`: a saved training set once more, bit for bit
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+
+from feature_assets.errors import RequestError
+from feature_assets.historical.answer import Answer, pin
+from feature_assets.historical.frames import Frames
+from feature_assets.historical.rebuild import rebuild
+from feature_assets.historical.rows import every_row
+from feature_assets.historical.spine import Frame, read_spine
+from feature_assets.joins import engine_named
+from feature_assets.offline import OfflineStore
+from feature_assets.references import Features, projections, resolve
+from feature_assets.registry import Registry
+from feature_assets.training import Question, TrainingSet, TrainingSets
+
+__all__ = ["historical_features", "rebuild"]
+
+
+def historical_features(
+    registry: Registry,
+    offline: OfflineStore,
+    spine: Frame | None,
+    features: Features,
+    *,
+    full_feature_names: bool = False,
+    created_cutoff: bool = True,
+    since: datetime | str | None = None,
+    until: datetime | str | None = None,
+    timestamp_column: str | None = None,
+    tables: Mapping[str, Frame] = MappingProxyType({}),
+    engine: str = "polars",
+    allowed_modules: Sequence[str] = (),
+    sets: TrainingSets | None = None,
+) -> TrainingSet:
+    """The spine's rows, in its order, each with the features as they were known at its time.
+
+    The question is checked and the Delta version of every view fixed here; rows are read when the training set is.
+
+    Args:
+        registry, offline: what is declared, and where its history is.
+        spine: a Polars, pandas or Arrow frame; a path or URL of Parquet, CSV, JSON lines, Arrow or Delta; a source; a
+            query ("SELECT …") over `tables`, views and sources; or None for every key and time at which one of the views
+            has a row from `since` on and before `until`. It is read once, when rows are first asked for. Times finer
+            than a microsecond are cut off, naive ones are UTC; a row without a time or key stays, and gets no features.
+        features: a service, references or projections; the answer has them in this order behind the spine's columns.
+        full_feature_names: features are called `view__feature`.
+        created_cutoff: leave out rows that were created after the spine row's time.
+        timestamp_column: the spine's column of times; by default `event_timestamp`, else its only datetime column.
+        tables: frames that the query names.
+        engine: what joins: "polars".
+        allowed_modules: modules that on-demand functions may be loaded from.
+        sets: where `TrainingSet.save` keeps sets.
+
+    Raises:
+        UnknownView, UnknownFeature, UnknownService: the registry has nothing of that name.
+        MissingJoinKey: the spine lacks a join key.
+        WrongType: a spine column is of another type than what it is looked up as.
+        NameCollision: two columns of the answer would have one name.
+        TableMissing: a view was never materialised.
+        RequestError: the question cannot be answered as it was asked.
+    """
+    plan = resolve(registry, features, full_feature_names=full_feature_names)
+    open_engine = engine_named(engine)
+    if spine is not None and (since is not None or until is not None):
+        raise RequestError("since= and until= stand in for a spine; filter the spine itself instead.")
+    pinned = pin([read.view for read in plan.reads], offline)
+    if spine is None:
+        rows = every_row(plan, pinned, since=since, until=until)
+    else:
+        types = {**plan.join_keys, **{name: field.type for name, field in plan.request.items()}}
+        frame = Frames(registry, offline, tables, types).read(spine)
+        rows = read_spine(frame, plan, timestamp_column=timestamp_column)
+    answer = Answer(
+        plan,
+        rows,
+        pinned,
+        created_cutoff=created_cutoff,
+        open_engine=open_engine,
+        allowed_modules=allowed_modules,
+    )
+    question = Question(
+        registry=registry.digest,
+        features=tuple(projections(registry, features)),
+        full_feature_names=full_feature_names,
+        created_cutoff=created_cutoff,
+        engine=engine,
+        timestamp_column=rows.timestamp,
+        tables={label: each.delta_version for label, each in pinned.items()},
+    )
+    return TrainingSet(answer, question, sets)

@@ -1,0 +1,212 @@
+"""A question with all that decides its answer: plan, spine, Delta versions. Computed piece by piece when asked for."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+
+import polars as pl
+
+from feature_assets.casting import NotCastable, lossless
+from feature_assets.errors import (
+    FeatureAssetsError,
+    NameCollision,
+    RequestError,
+    StoreUnavailable,
+    TableMissing,
+    WrongType,
+)
+from feature_assets.historical.spine import Spine, moment_column
+from feature_assets.joins import FOUND, TIME, History, Lookup, Open
+from feature_assets.offline import OfflineStore
+from feature_assets.references import ReadPlan, ViewRead
+from feature_assets.spec import Field, ViewSpec
+from feature_assets.transformations import OnDemand
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A view's history at one Delta version: what is committed later does not show."""
+
+    view: ViewSpec
+    rows: pl.LazyFrame
+    delta_version: int
+    count: int
+
+
+def table_label(view: ViewSpec) -> str:
+    return f"{view.name}@v{view.version}"
+
+
+def pin(views: Iterable[ViewSpec], offline: OfflineStore, at: Mapping[str, int] | None = None) -> dict[str, Pinned]:
+    """The history of each view, by `table_label`; at the latest Delta version, or at those given.
+
+    Raises:
+        TableMissing: a view was never materialised.
+        NotReproducible: a version is gone.
+    """
+    pinned: dict[str, Pinned] = {}
+    for view in views:
+        label = table_label(view)
+        if label not in pinned:
+            state = offline.state(view)
+            if state is None:
+                raise TableMissing.of(view.name, view.version, "offline")
+            version = at[label] if at else state.version
+            pinned[label] = Pinned(view, offline.scan(view, at=version), version, state.rows)
+    return pinned
+
+
+class Answer:
+    """The rows of a training set: the spine's columns, then the features in the order asked for."""
+
+    def __init__(
+        self,
+        plan: ReadPlan,
+        spine: Spine,
+        pinned: Mapping[str, Pinned],
+        *,
+        created_cutoff: bool,
+        open_engine: Open,
+        allowed_modules: Sequence[str],
+    ) -> None:
+        """Checks what can be checked before anything is read.
+
+        Raises:
+            NameCollision: a feature would have the name of a spine column.
+            RequestError: the spine lacks a request field.
+            WrongType: a request field's column is of another type.
+            TransformationRefused: an on-demand function is not the registered one.
+        """
+        self._plan, self._spine, self._pinned = plan, spine, pinned
+        self._cutoff, self._open_engine = created_cutoff, open_engine
+        self._on_demand = OnDemand(plan, allowed_modules)
+        self._requested = [_Requested(field, spine.schema) for field in plan.request.values()]
+        for output in plan.outputs:
+            if output.name in spine.schema:
+                raise NameCollision.of(output.name, f"{output.view}:{output.field.name}", "a column of the spine")
+
+    @property
+    def spine_columns(self) -> tuple[str, ...]:
+        return tuple(self._spine.schema)
+
+    @property
+    def schema(self) -> pl.Schema:
+        return pl.Schema({**self._spine.schema, **{each.name: each.field.type.polars for each in self._plan.outputs}})
+
+    def pieces(self, rows: int | None) -> Iterator[pl.DataFrame]:
+        """All rows in the spine's order, about so many at a time; None gives them in one frame.
+
+        Raises:
+            RequestError: the spine cannot be read.
+            ContractBroken: an on-demand transformation failed.
+            StoreUnavailable: a history cannot be read.
+        """
+        self._spine.read(into_memory=rows is None)
+        offset = 0
+        for piece in self._spine.pieces(rows, self._moments.height):
+            yield self._piece(piece, offset)
+            offset += piece.height
+
+    @cached_property
+    def _moments(self) -> pl.DataFrame:
+        return self._spine.moments(self._plan.join_keys)
+
+    @cached_property
+    def _lookups(self) -> list[Lookup]:
+        opened = self._open_engine(self._moments)
+        first, last = self._moments.select(first=pl.col(TIME).min(), last=pl.col(TIME).max()).row(0)
+
+        lookups = []
+        for read in self._plan.reads:
+            pinned = self._pinned[table_label(read.view)]
+            with _reading(pinned):
+                lookups.append(opened.lookup(self._history(read, pinned, first, last)))
+        return lookups
+
+    def _history(self, read: ViewRead, pinned: Pinned, first: datetime | None, last: datetime | None) -> History:
+        view = read.view
+        return History(
+            rows=_within(pinned.rows, view, first, last),
+            keys=tuple((key, moment_column(column)) for key, column in read.keys),
+            event=view.event_timestamp,
+            created=view.created_timestamp,
+            cutoff=self._cutoff,
+            ttl=view.ttl,
+            features=tuple(field.name for field in read.features),
+            count=pinned.count,
+        )
+
+    def _piece(self, rows: pl.DataFrame, offset: int) -> pl.DataFrame:
+        columns = [each.column(rows) for each in self._requested]
+        for read, lookup in zip(self._plan.reads, self._lookups, strict=True):
+            columns += self._values(read, lookup, offset, rows.height)
+        computed = self._on_demand.evaluate(pl.DataFrame(columns))
+        return rows.hstack([computed.get_column(each.column).alias(each.name) for each in self._plan.outputs])
+
+    def _values(self, read: ViewRead, lookup: Lookup, offset: int, length: int) -> list[pl.Series]:
+        with _reading(self._pinned[table_label(read.view)]):
+            values = lookup.values(offset, length)
+        named = [_or_default(field).alias(read.column(field.name)) for field in read.features]
+        return values.select(named).get_columns()
+
+
+def _within(rows: pl.LazyFrame, view: ViewSpec, first: datetime | None, last: datetime | None) -> pl.LazyFrame:
+    """The rows that can matter to moments from `first` to `last`; files outside are not read."""
+    if first is None or last is None:
+        return rows.limit(0)
+    event = pl.col(view.event_timestamp)
+    within = rows.filter(event <= last)
+    if view.ttl is not None and view.ttl < first - datetime.min.replace(tzinfo=first.tzinfo) - timedelta(days=2):
+        within = within.filter(event >= first - view.ttl)
+    return within
+
+
+def _or_default(field: Field) -> pl.Expr:
+    column = pl.col(field.name)
+    if field.default is None:
+        return column
+    default = pl.lit(field.type.to_frame(field.name, [field.default_value]))
+    return pl.when(FOUND).then(column).otherwise(default)
+
+
+class _Requested:
+    """A request field: a column of the spine, in its declared type."""
+
+    def __init__(self, field: Field, schema: pl.Schema) -> None:
+        self._field = field
+        if field.name not in schema:
+            raise RequestError(
+                f"The spine lacks '{field.name}', which on-demand features need as request data ({field.type}; the spine "
+                f"has: {', '.join(schema)}). Add the column."
+            )
+        try:
+            self._cast = lossless(pl.col(field.name), schema[field.name], field.type)
+        except NotCastable as error:
+            raise WrongType(
+                f"Spine column '{field.name}' is {schema[field.name]} and is request data of type {field.type}. {error}"
+            ) from None
+
+    def column(self, rows: pl.DataFrame) -> pl.Series:
+        name, broken = self._field.name, self._cast.broken
+        column = rows.select(self._cast.value.alias(name)).to_series()
+        if broken is not None and (wrong := rows.select(broken).to_series().arg_true()).len():
+            raise WrongType(
+                f"Spine column '{name}' is request data of type {self._field.type}, and {rows[name][wrong[0]]!r} "
+                f"({wrong.len()} such rows) is not {self._cast.needs}. Round, clip or convert it on purpose."
+            )
+        return column
+
+
+@contextmanager
+def _reading(pinned: Pinned) -> Iterator[None]:
+    try:
+        yield
+    except FeatureAssetsError:
+        raise
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise StoreUnavailable(
+            f"The history of view '{pinned.view.name}' (version {pinned.view.version}, Delta version "
+            f"{pinned.delta_version}) cannot be read: {error}"
+        ) from error

@@ -1,0 +1,73 @@
+"""The point-in-time join: its rules, what an engine is asked, and the choice of one by name.
+
+For a spine row at time t, among the rows of a view's history whose typed join keys are equal to the row's, those count
+whose event lies in `t - ttl ≤ event ≤ t` (both ends included) and, where the view has a created timestamp and the
+cutoff is on, that were known by then: `created ≤ t`, a row without one being known from its event on. The latest by
+(event, created with none first, publication) is the answer: one or none, never several. Null equals nothing. A spine
+row without an answer stays, with nulls or the declared defaults.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib import import_module
+from typing import Final, Protocol, cast
+
+import polars as pl
+
+from feature_assets.errors import RequestError
+
+TIME: Final = "__time"
+"""The column of the moments with each spine row's time (µs, UTC); null where it has none."""
+
+FOUND: Final = "__found"
+"""The column of looked-up values that says whether the spine row has an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """One view's rows to look up in; reading them again gives the same rows in the same order.
+
+    `keys` are pairs of a join key and the column of the moments with the values to look up; none for a view without
+    entities. `created` orders rows with one event time; with `cutoff` a row counts only once it was created. `count`
+    is about how many rows there are.
+    """
+
+    rows: pl.LazyFrame
+    keys: tuple[tuple[str, str], ...]
+    event: str
+    created: str | None
+    cutoff: bool
+    ttl: timedelta | None
+    features: tuple[str, ...]
+    count: int
+
+
+class Lookup(Protocol):
+    """The answers of one history to all moments."""
+
+    def values(self, offset: int, length: int) -> pl.DataFrame:
+        """The features for so many moments from `offset` on, in their order, and `FOUND`."""
+
+
+class Engine(Protocol):
+    """Joins histories to the moments of one spine."""
+
+    def lookup(self, history: History) -> Lookup:
+        """Find the answer to every moment."""
+
+
+Open = Callable[[pl.DataFrame], Engine]
+
+ENGINES: Final[Mapping[str, str]] = {"polars": "feature_assets.joins.polars"}
+
+
+def engine_named(name: str) -> Open:
+    """What opens the engine of that name on moments: one row per spine row, with `TIME` and the typed join keys.
+
+    Raises:
+        RequestError: there is no such engine.
+    """
+    if name not in ENGINES:
+        raise RequestError(f"There is no join engine '{name}'. Known: {', '.join(ENGINES)}.")
+    return cast("Open", import_module(ENGINES[name]).open_engine)

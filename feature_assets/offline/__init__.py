@@ -1,0 +1,19 @@
+"""The offline store: each view's history as a Delta table.
+
+- `place`: where a table lies, fsync, errors in our words
+- `table`: opening, making and widening it; what is declared against what is stored
+- `files`: data files with bounds
+- `commits`: the one way to commit
+- `changes`: replace, erase, compact
+- `reading`: scan, latest
+- `upkeep`: vacuum
+- `damage`: what is broken
+- `foreign`: Delta tables that others write
+- `store`: `OfflineStore`, which puts these together
+"""
+
+from feature_assets.offline.commits import CommitInfo, next_publication
+from feature_assets.offline.foreign import scan_table
+from feature_assets.offline.store import Commit, OfflineState, OfflineStore
+
+__all__ = ["Commit", "CommitInfo", "OfflineState", "OfflineStore", "next_publication", "scan_table"]

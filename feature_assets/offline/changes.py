@@ -1,0 +1,145 @@
+"""What changes a view's history: partitions replaced, keys erased, small files made one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import polars as pl
+from deltalake import DeltaTable
+
+from feature_assets.errors import ContractBroken, MissingJoinKey, RequestError
+from feature_assets.offline.commits import Swap, next_publication
+from feature_assets.offline.files import DataFile, files_of, hollow, written
+from feature_assets.offline.place import Place
+from feature_assets.offline.table import types_of
+from feature_assets.spec import PARTITION, PUBLICATION, ViewSpec
+
+Prepare = Callable[[DeltaTable, Swap | None], Swap | None]
+
+_SMALL = 64 << 20
+
+
+def check_rows(view: ViewSpec, rows: pl.LazyFrame) -> None:
+    """Compare dtypes exactly: the libraries below would cast 0.7 to 0 without a word.
+
+    Raises:
+        ContractBroken: a column is missing, too many, or of another dtype.
+    """
+    found = rows.collect_schema()
+    expected = {name: of.polars for name, of in types_of(view).items()} | {PARTITION: pl.String()}
+    for name, dtype in expected.items():
+        if name not in found:
+            raise ContractBroken(
+                f"{view.name}: the rows have no column '{name}' ({dtype}). Conform them before storing."
+            )
+        if found[name] != dtype:
+            raise ContractBroken(
+                f"{view.name}: column '{name}' is {found[name]}, not {dtype}. Conform the rows before storing them."
+            )
+    if extra := [name for name in found if name not in expected]:
+        raise ContractBroken(f"{view.name}: the rows have column '{extra[0]}', which the view does not declare.")
+
+
+def replacing(place: Place, view: ViewSpec, rows: pl.LazyFrame, partitions: Sequence[str]) -> Prepare:
+    """Put these rows in the place of all that the partitions hold."""
+    casts = [pl.col(name).cast(of.delta) for name, of in types_of(view).items() if of.delta != of.polars]
+
+    def prepare(table: DeltaTable, former: Swap | None) -> Swap | None:
+        files = files_of(table)
+        present = files.filter(pl.col("partition").is_in(partitions))
+        if former is not None:
+            if present["path"].sort().equals(former.removed["path"].sort()):
+                return former  # only other partitions changed in between
+            former.discard(place)
+        number = next_publication(_greatest(files))
+        numbered = rows.with_columns(*casts, pl.lit(number, pl.Int64()).alias(PUBLICATION))
+        full = written(place, view, numbered, partitions)
+        publications = dict.fromkeys(partitions, number)
+        added = _with_hollow(place, view, full, publications)
+        return Swap("replace", publications, number, added, present, sum(file.rows for file in full))
+
+    return prepare
+
+
+def erasing(place: Place, view: ViewSpec, keys: pl.DataFrame) -> Prepare:
+    """Leave out every row of these keys, in whatever partition."""
+    names = list(view.join_keys)
+
+    def prepare(table: DeltaTable, former: Swap | None) -> Swap | None:
+        if former is not None:
+            former.discard(place)
+        rows = _all_rows(table)
+        found = rows.join(keys.lazy(), on=names, how="semi").group_by(PARTITION).len().collect(engine="streaming")
+        if found.is_empty():
+            return None
+        kept = rows.filter(pl.col(PARTITION).is_in(found[PARTITION].to_list())).join(keys.lazy(), on=names, how="anti")
+        return _rewritten(place, view, table, found[PARTITION].to_list(), kept, "erase", int(found["len"].sum()))
+
+    return prepare
+
+
+def compacting(place: Place, view: ViewSpec) -> Prepare:
+    """Make one of several small files of a partition."""
+
+    def prepare(table: DeltaTable, former: Swap | None) -> Swap | None:
+        if former is not None:
+            former.discard(place)
+        several = files_of(table).group_by("partition").agg(pl.len(), pl.col("bytes").mean())
+        partitions = several.filter(pl.col("len") > 1, pl.col("bytes") < _SMALL)["partition"].to_list()
+        if not partitions:
+            return None
+        rows = _all_rows(table).filter(pl.col(PARTITION).is_in(partitions))
+        return _rewritten(place, view, table, partitions, rows, "compact", 0)
+
+    return prepare
+
+
+def check_keys(view: ViewSpec, keys: pl.DataFrame) -> pl.DataFrame:
+    """The join keys of the frame, each once.
+
+    Raises:
+        RequestError: the view has no join keys, or a column is missing or of another dtype.
+    """
+    if not view.join_keys:
+        raise RequestError(f"View '{view.name}' has no entities, so no keys to choose rows by.")
+    if missing := [name for name in view.join_keys if name not in keys.columns]:
+        raise MissingJoinKey.of(view.name, missing, keys.columns, "the frame of keys")
+    for name, of in view.join_keys.items():
+        if keys.schema[name] != of.polars:
+            raise RequestError(
+                f"View '{view.name}': key column '{name}' is {keys.schema[name]}, not {of.polars}; rows would be missed. "
+                f"Cast it: .cast({{'{name}': pl.{of.polars!r}}})."
+            )
+    return keys.select(list(view.join_keys)).unique()
+
+
+def _all_rows(table: DeltaTable) -> pl.LazyFrame:
+    """Every column as it is stored, those that this declaration does not know too."""
+    return pl.scan_delta(table, version=table.version())
+
+
+def _rewritten(
+    place: Place,
+    view: ViewSpec,
+    table: DeltaTable,
+    partitions: Sequence[str],
+    rows: pl.LazyFrame,
+    kind: Literal["erase", "compact"],
+    count: int,
+) -> Swap:
+    """The same partitions with other files; rows keep their publications."""
+    files = files_of(table).filter(pl.col("partition").is_in(partitions))
+    publications = dict(files.group_by("partition").agg(pl.col("publication").max()).iter_rows())
+    added = _with_hollow(place, view, written(place, view, rows, partitions), publications)
+    return Swap(kind, publications, None, added, files, count)
+
+
+def _with_hollow(
+    place: Place, view: ViewSpec, full: Sequence[DataFile], publications: Mapping[str, int]
+) -> list[DataFile]:
+    """The files, and one without rows for every partition that has none."""
+    held = {file.partition for file in full}
+    return [*full, *hollow(place, view, {key: number for key, number in publications.items() if key not in held})]
+
+
+def _greatest(files: pl.DataFrame) -> int:
+    return int(files["publication"].max() or 0)  # type: ignore[arg-type]

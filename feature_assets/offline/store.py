@@ -1,0 +1,222 @@
+"""`OfflineStore`: the Delta tables of all views, one per view and version."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from feature_assets.offline import damage
+from feature_assets.offline.changes import check_keys, check_rows, compacting, erasing, replacing
+from feature_assets.offline.commits import CommitInfo, Landed, committed, history
+from feature_assets.offline.files import check_partitions, files_of
+from feature_assets.offline.place import Place
+from feature_assets.offline.reading import latest, refuse_vacuumed, scanned
+from feature_assets.offline.table import needed, opened, widened
+from feature_assets.offline.upkeep import vacuumed
+from feature_assets.spec import ViewSpec
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineState:
+    """What a table holds at a version: per partition its publication and rows; partitions without rows too."""
+
+    version: int
+    publications: Mapping[str, int]
+    rows_by_partition: Mapping[str, int]
+    rows: int
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A change that is in the log as `version`.
+
+    `publication` is what its rows carry (of an erasure or compaction: the greatest of its partitions), `base` the
+    version whose content it took the place of, None where there was none. `rows` counts the rows put in, or erased.
+    """
+
+    version: int
+    publication: int
+    base: int | None
+    rows: int
+
+
+class OfflineStore:
+    """History in Delta: `{root}/{view}/v{version}`, partitioned by the Dagster partition.
+
+    Any number of processes may read and write at once: a reader sees whole commits only, and what it has opened stays as
+    it was. Methods that read raise `TableMissing` for a view that was never materialised, all raise `StoreError`s.
+
+    Args:
+        root: a folder, or an object-store URL.
+        storage_options: of the object store: keys, region, endpoint.
+        durability: what a write that returned survives on a local disk; "process" saves the fsyncs.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        storage_options: Mapping[str, str] | None = None,
+        durability: Literal["power-loss", "process"] = "power-loss",
+    ) -> None:
+        self.root = _root(root)
+        self.storage_options: Mapping[str, str] = dict(storage_options or {})
+        self.durability = durability
+        self._forced: dict[str, int] = {}
+
+    def uri(self, view: ViewSpec) -> str:
+        """Where the view version's table lies."""
+        return f"{self.root}/{view.name}/v{view.version}"
+
+    def version(self, view: ViewSpec) -> int:
+        """The Delta version that a reader would get now."""
+        return needed(self._place(view)).version()
+
+    def state(self, view: ViewSpec, *, at: int | None = None) -> OfflineState | None:
+        """What the log says of the table, now or at a version, None if there is none; no data is read."""
+        table = opened(self._place(view), at)
+        if table is None:
+            return None
+        files = files_of(table)
+        each = files.group_by("partition").agg(pl.col("publication").max(), pl.col("rows").sum()).sort("partition")
+        return OfflineState(
+            version=table.version(),
+            publications=dict(zip(each["partition"], each["publication"], strict=True)),
+            rows_by_partition=dict(zip(each["partition"], each["rows"], strict=True)),
+            rows=int(files["rows"].sum()),
+            files=files.height,
+            bytes=int(files["bytes"].sum()),
+        )
+
+    def scan(
+        self,
+        view: ViewSpec,
+        *,
+        at: int | None = None,
+        features: Sequence[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        partitions: Sequence[str] | None = None,
+    ) -> pl.LazyFrame:
+        """The history, in no particular order; only files that can matter are read.
+
+        Args:
+            at: a Delta version; the latest by default. Either way the frame stays at that version.
+            features: which ones; all by default. One that the table does not have yet is null.
+            since, until: bounds of the event timestamp, both included; naive ones are UTC.
+            partitions: only these.
+
+        Returns:
+            Join keys, event timestamp, created timestamp, features, `__publication`, `__partition`; canonical dtypes.
+
+        Raises:
+            DeclarationError: the declaration gives a stored column another type.
+            NotReproducible: version `at` is not there any more, or (on a local disk) not whole.
+        """
+        place = self._place(view)
+        table = needed(place, at)
+        if at is not None:
+            refuse_vacuumed(place, table, partitions)
+        return scanned(view, table, features=features, since=since, until=until, partitions=partitions)
+
+    def latest(self, view: ViewSpec, *, at: int | None = None, keys: pl.DataFrame | None = None) -> pl.LazyFrame:
+        """The latest row of each key (of these join keys only), with the columns of `scan`.
+
+        Collect it with `engine="streaming"`: memory then grows with the keys, not with the history.
+        """
+        wanted = check_keys(view, keys) if keys is not None and view.join_keys else None
+        return latest(view, self.scan(view, at=at), wanted)
+
+    def replace(
+        self,
+        view: ViewSpec,
+        rows: pl.LazyFrame | pl.DataFrame,
+        partitions: Sequence[str],
+        *,
+        metadata: Mapping[str, str],
+    ) -> Commit:
+        """Make these rows all that the partitions hold, in one commit.
+
+        Makes the table first if there is none, and adds columns for new features. Of two writers to one partition the
+        later replaces the other's rows; writers to different partitions do not notice one another.
+
+        Args:
+            rows: conformed, with `__partition`; none for partitions that become empty. A lazy frame is streamed, and read
+                again if another writer was first, so it has to give the same rows each time.
+            metadata: kept in the commit.
+
+        Raises:
+            ContractBroken: the rows are not of the declared dtypes, or not of these partitions.
+            DeclarationError: the declaration changes the type of a stored feature or drops one; it names the mend.
+            PublicationConflict: other writers of these partitions were first at every attempt.
+        """
+        place, frame, keys = self._place(view), rows.lazy(), list(dict.fromkeys(partitions))
+        check_rows(view, frame)
+        check_partitions(view, keys)
+        table = widened(place, view)
+        landed = committed(place, replacing(place, view, frame, keys), table, metadata)
+        if landed is None:
+            raise AssertionError("a replacement always has something to commit")
+        return _told(landed)
+
+    def erase(self, view: ViewSpec, keys: pl.DataFrame, *, metadata: Mapping[str, str]) -> Commit | None:
+        """Delete every row of these join keys in one commit; None if there was none.
+
+        Earlier versions still hold the rows, until `vacuum` removes their files.
+
+        Raises:
+            RequestError: the frame lacks a join key, or has one of another dtype.
+        """
+        place = self._place(view)
+        landed = committed(place, erasing(place, view, check_keys(view, keys)), needed(place), metadata)
+        return _told(landed) if landed else None
+
+    def compact(self, view: ViewSpec) -> Commit | None:
+        """Make one file of the small files of each partition; None if there was nothing to do. Rows do not change."""
+        place = self._place(view)
+        landed = committed(place, compacting(place, view), needed(place), {})
+        return _told(landed) if landed else None
+
+    def vacuum(self, view: ViewSpec, *, older_than: timedelta, dry_run: bool = True) -> list[str]:
+        """Remove data files that no version younger than `older_than` needs; returns their paths.
+
+        Versions before that cannot be read any more, nor by a reader that is still at one: give the longest training run
+        time. What crashed writers left goes after a day at the earliest, since it may be a commit under way.
+        """
+        place = self._place(view)
+        return vacuumed(place, needed(place), older_than, dry_run=dry_run)
+
+    def commits(self, view: ViewSpec, *, limit: int | None = None) -> list[CommitInfo]:
+        """What happened to the table, the latest first."""
+        place = self._place(view)
+        return history(place, needed(place), limit)
+
+    def check(self, view: ViewSpec, *, reached: int | None = None) -> list[str]:
+        """What is damaged, in words with the mend; empty for a table that is whole or not there.
+
+        Args:
+            reached: a Delta version that is known to have been there, as the online store's ledger has it; a log that
+                lost its end looks whole otherwise.
+        """
+        return damage.found(self._place(view), reached)
+
+    def _place(self, view: ViewSpec) -> Place:
+        durable = self.durability == "power-loss"
+        return Place(view.name, view.version, self.uri(view), self.storage_options, durable, self._forced)
+
+
+def _told(landed: Landed) -> Commit:
+    swap = landed.swap
+    publication = swap.publication or max(swap.partitions.values(), default=0)
+    return Commit(landed.version, publication, None if swap.removed.is_empty() else landed.base, swap.rows)
+
+
+def _root(root: str) -> str:
+    if root.startswith("file://"):
+        root = root.removeprefix("file://")
+    return root.rstrip("/") if "://" in root else str(Path(root).expanduser().absolute())

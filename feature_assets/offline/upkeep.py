@@ -1,0 +1,37 @@
+"""Removing files that no version needs."""
+
+import math
+from datetime import timedelta
+
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from feature_assets.errors import RequestError
+from feature_assets.offline.place import Place
+
+_UNDER_WAY = timedelta(days=1)
+
+
+def vacuumed(place: Place, table: DeltaTable, older_than: timedelta, *, dry_run: bool) -> list[str]:
+    """See `OfflineStore.vacuum`."""
+    if older_than < timedelta(0):
+        raise RequestError(f"older_than is {older_than}; give the age that removed files have to have reached.")
+    # First what commits took out, then what no commit ever named: only the former is surely not just being written.
+    files = _removed(place, table, older_than, dry_run=dry_run, full=False)
+    files += _removed(place, table, max(older_than, _UNDER_WAY), dry_run=dry_run, full=True)
+    if not dry_run:
+        place.sync_log(table.version())
+    return sorted(set(files))
+
+
+def _removed(place: Place, table: DeltaTable, older_than: timedelta, *, dry_run: bool, full: bool) -> list[str]:
+    try:
+        return table.vacuum(
+            retention_hours=math.ceil(older_than / timedelta(hours=1)),
+            dry_run=dry_run,
+            # The table's own retention is for ever, so that no other tool removes what a training set needs.
+            enforce_retention_duration=False,
+            full=full,
+        )
+    except (DeltaError, OSError) as error:
+        raise place.explained(error) from error

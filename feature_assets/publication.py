@@ -1,0 +1,258 @@
+"""The one way in: conform → checks → Delta commit → online upsert → ledger.
+
+Offline is the truth. After the commit the latest row of each key is sent online, where the later row wins; what the
+replaced partitions had published before and no longer do is taken back by `settlement`.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from feature_assets.checks import CheckResult, RowCheck, run_checks
+from feature_assets.conform import Conformed, PartitionSlice, conformed
+from feature_assets.errors import ChecksFailed
+from feature_assets.offline import Commit, OfflineStore
+from feature_assets.online.protocol import AppliedPublication, OnlineStore
+from feature_assets.settlement import key_frame, latest_tokens, order, settle, stored_state, taken_back, unreflected
+from feature_assets.shapes import shapes
+from feature_assets.spec import PARTITION, PUBLICATION, ViewSpec
+from feature_assets.types import FeatureType, ListType, MapType, StructType, VectorType
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What one publication did.
+
+    `number` orders it among all publications of the view version. `rows_by_partition` and `data_versions` have every
+    partition, those without rows too; a data version is a digest of the rows, whatever their order. `keys` counts
+    distinct join keys; `written`, `kept` and `retracted` count online rows. `shapes` has a histogram of each numeric
+    feature as text. Times are UTC; `seconds` is wall time by step.
+    """
+
+    view: str
+    version: int
+    partitions: tuple[str, ...]
+    number: int
+    delta_version: int
+    rows: int
+    duplicates: int
+    dropped: tuple[str, ...]
+    first_event: datetime | None
+    last_event: datetime | None
+    nulls: Mapping[str, int]
+    rows_by_partition: Mapping[str, int]
+    data_versions: Mapping[str, str]
+    checks: tuple[CheckResult, ...]
+    shapes: Mapping[str, str]
+    keys: int = 0
+    written: int = 0
+    kept: int = 0
+    retracted: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class _Clock:
+    """Wall seconds from one lap to the next."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now
+
+
+def publish(
+    view: ViewSpec,
+    frame: Any,
+    slices: Sequence[PartitionSlice],
+    *,
+    offline: OfflineStore,
+    online: OnlineStore | None,
+    run_id: str = "",
+    now: datetime | None = None,
+    on_checks: Callable[[Sequence[CheckResult]], None] = lambda results: None,
+) -> Publication:
+    """Replace partitions of a view by these rows, offline and online.
+
+    Args:
+        view: the view; its version decides the tables.
+        frame: what the asset function returned (see `conformed`).
+        slices: the partitions to replace, each exactly once; partitions without rows become empty.
+        offline, online: where to; `online` None, or a view with `online=False`, leaves the online store alone.
+        run_id: recorded in the Delta commit.
+        now: the present, for tests (UTC).
+        on_checks: called with all check results before anything is published, whether they passed or not.
+
+    Raises:
+        ContractBroken: the rows are not what the view declares; nothing was published.
+        ChecksFailed: a check of error severity failed; nothing was published, the message says where the rows are.
+        PublicationConflict: others kept replacing the same partitions; nothing was published.
+        StoreError: a store failed. If Delta had committed, `reconcile` finishes the online half.
+    """
+    now = now or datetime.now(UTC)
+    clock = _Clock()
+    with conformed(view, frame, slices, now=now) as rows:
+        clock.lap("conform")
+        results = _check(view, rows, slices, now, offline, run_id)
+        on_checks(results)
+        _stop_if_failed(view, results)
+        clock.lap("checks")
+        keys = [one.key for one in slices]
+        commit = offline.replace(view, rows.rows, keys, metadata={"run_id": run_id, "code_version": view.code_version})
+        clock.lap("offline")
+        publication = _described(view, rows, keys, commit, results)
+        clock.lap("describe")
+        if online is not None and view.online:
+            latest = latest_rows(view, rows.rows).with_columns(pl.lit(commit.publication, pl.Int64).alias(PUBLICATION))
+            publication = _to_online(publication, view, latest, commit, offline, online)
+            clock.lap("online")
+    log.info(
+        "published view=%s version=%d partitions=%d rows=%d delta_version=%d written=%d kept=%d retracted=%d seconds=%.3f",
+        *(view.name, view.version, len(keys), publication.rows, commit.version),
+        *(publication.written, publication.kept, publication.retracted, sum(clock.laps.values())),
+    )
+    return replace(publication, seconds=clock.laps)
+
+
+def _check(
+    view: ViewSpec, rows: Conformed, slices: Sequence[PartitionSlice], now: datetime, offline: OfflineStore, run_id: str
+) -> tuple[CheckResult, ...]:
+    end = max((one.end for one in slices if one.end is not None), default=None)
+    results = run_checks(view.checks, rows.rows, event_timestamp=view.event_timestamp, end=end, now=now)
+    run = run_id or f"{now:%Y%m%dT%H%M%S%f}"
+    return tuple(_keep_failing(one, view, rows.rows, offline, run) if one.stops else one for one in results)
+
+
+def _keep_failing(
+    result: CheckResult, view: ViewSpec, rows: pl.LazyFrame, offline: OfflineStore, run: str
+) -> CheckResult:
+    if not isinstance(result.check, RowCheck):
+        return result
+    place = f"{offline.root}/__rejected/{view.name}/v{view.version}/{run}-{result.check.label}.parquet"
+    rows.filter(result.check.failing()).sink_parquet(
+        place, mkdir="://" not in place, storage_options=dict(offline.storage_options) or None
+    )
+    return msgspec.structs.replace(result, kept_at=place)
+
+
+def _stop_if_failed(view: ViewSpec, results: Sequence[CheckResult]) -> None:
+    failed = [one for one in results if one.stops]
+    if not failed:
+        return
+    described = "; ".join(
+        f"{one.check.label} ({one.check.asks}): {one.found}" + (f", kept at {one.kept_at}" if one.kept_at else "")
+        for one in failed
+    )
+    raise ChecksFailed(
+        f"{view.name}: nothing was published, for {len(failed)} of {len(results)} checks failed: {described}. "
+        f"Mend the rows in {view.name}() or its sources, or give the check severity='warn'."
+    )
+
+
+def _described(
+    view: ViewSpec, rows: Conformed, partitions: Sequence[str], commit: Commit, results: tuple[CheckResult, ...]
+) -> Publication:
+    digests = {row[PARTITION]: row for row in _digests(view, rows.rows).iter_rows(named=True)}
+    return Publication(
+        view=view.name,
+        version=view.version,
+        partitions=tuple(partitions),
+        number=commit.publication,
+        delta_version=commit.version,
+        rows=rows.count,
+        duplicates=rows.duplicates,
+        dropped=rows.dropped,
+        first_event=rows.first_event,
+        last_event=rows.last_event,
+        nulls=rows.nulls,
+        rows_by_partition={key: digests[key]["rows"] if key in digests else 0 for key in partitions},
+        data_versions={key: _data_version(digests.get(key)) for key in partitions},
+        checks=results,
+        shapes=shapes(view, rows.rows),
+    )
+
+
+def _data_version(digest: Mapping[str, int] | None) -> str:
+    if digest is None:
+        return "empty"
+    return f"{digest['rows']:x}-{digest['hash1'] % 2**64:016x}{digest['hash2'] % 2**64:016x}"
+
+
+def _digests(view: ViewSpec, rows: pl.LazyFrame) -> pl.DataFrame:
+    """Per partition its row count and two sums of row hashes, which do not depend on the order of rows."""
+    nested = {
+        one.name: one.type
+        for one in view.features
+        if isinstance(one.type, ListType | VectorType | StructType | MapType)
+    }
+    # Polars has no hash of nested values; their canonical text stands for them.
+    columns = [
+        pl.col(name).map_batches(_texts(nested[name]), return_dtype=pl.String, is_elementwise=True)
+        if name in nested
+        else pl.col(name)
+        for name in view.columns
+    ]
+    # The sums wrap; two seeds make an accident as unlikely as one in 2**128.
+    sums = [pl.struct(columns).hash(seed).reinterpret(signed=True).sum().alias(f"hash{seed}") for seed in (1, 2)]
+    hashed = rows.group_by(PARTITION).agg(pl.len().alias("rows"), *sums)
+    return hashed.collect(engine="streaming")
+
+
+def _texts(of: FeatureType) -> Callable[[pl.Series], pl.Series]:
+    return lambda series: pl.Series(series.name, of.to_sqlite(series), dtype=pl.String)
+
+
+def latest_rows(view: ViewSpec, rows: pl.LazyFrame) -> pl.DataFrame:
+    """The latest row of each key among conformed rows, no two of which have one key and one time."""
+    keys = list(view.join_keys)
+    if not keys:
+        return rows.select(view.columns).sort(order(view)).tail(1).collect(engine="streaming")
+    ordered = rows.select(view.columns).sort(order(view), maintain_order=False)
+    return ordered.unique(subset=keys, keep="last", maintain_order=False).collect(engine="streaming")
+
+
+def _to_online(
+    publication: Publication,
+    view: ViewSpec,
+    latest: pl.DataFrame,
+    commit: Commit,
+    offline: OfflineStore,
+    online: OnlineStore,
+) -> Publication:
+    online.prepare(view)
+    lost, unfinished = key_frame(view, latest.clear()), False
+    if commit.base is not None:
+        former = offline.scan(view, at=commit.base, features=[], partitions=publication.partitions)
+        lost = taken_back(view, latest_tokens(view, former), latest)
+        before = stored_state(view, offline, at=commit.base)
+        replaced = {
+            name: number for name, number in before.publications.items() if name in publication.rows_by_partition
+        }
+        # Whoever published these partitions last may have died before it was done; then no one knows what is online.
+        unfinished = bool(unreflected(replaced, online.ledger(view).entries))
+    applied = AppliedPublication(
+        publication=commit.publication,
+        delta_version=commit.version,
+        partitions=publication.rows_by_partition,
+        settled=lost.is_empty() and not unfinished,
+    )
+    count = online.write(view, latest, applied)
+    corrected = 0
+    if count.superseded:
+        # A later publication of one of these partitions was here first: only Delta can say which of our rows stand.
+        corrected += settle(view, key_frame(view, latest), offline, online)
+    if not applied.settled:
+        corrected += settle(view, None if unfinished else lost, offline, online)
+        online.settle(view, commit.publication, publication.partitions)
+    return replace(publication, keys=latest.height, written=count.written, kept=count.kept, retracted=corrected)

@@ -1,0 +1,312 @@
+"""The feature server as a whole: what hangs where, what runs beside, and how it is started."""
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Final
+
+import uvicorn
+from fastapi import FastAPI, Security
+from fastapi.openapi.models import OAuthFlowClientCredentials, OAuthFlows
+from fastapi.security import OAuth2, OpenIdConnect
+from fastapi.security.base import SecurityBase
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+from uvicorn.supervisors import Multiprocess
+
+from feature_assets.config import Settings
+from feature_assets.errors import ConfigurationError, FeatureAssetsError
+from feature_assets.server import documentation as pages
+from feature_assets.server.auth import TokenValidator
+from feature_assets.server.gate import Gate, exchange_of
+from feature_assets.server.issuer import Issuer
+from feature_assets.server.journal import Journal
+from feature_assets.server.keys import KeyCache, checked_issuer, fetched_keys, is_loopback
+from feature_assets.server.oauth import (
+    JWKS_PATH,
+    TOKEN_PATH,
+    TokenEndpoint,
+    openid_configuration,
+    resource_metadata,
+    server_metadata,
+)
+from feature_assets.server.problems import MEDIA_TYPE, Problem, origin
+from feature_assets.server.process import config_of, listening, own_log
+from feature_assets.server.routes import Bearer, OnlineFeatures
+from feature_assets.server.scopes import ACTS
+from feature_assets.server.serving import READ, Serving
+
+log = logging.getLogger(__name__)
+
+_OBJECTS_BETWEEN_COLLECTIONS: Final = 50_000
+
+ONLINE_PATH: Final = "/get-online-features"
+
+
+class FeatureServer(FastAPI):
+    """FastAPI behind the gate: what the gate answers itself passes none of FastAPI's layers."""
+
+    gate: Gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        await self.gate(scope, receive, send)
+
+    async def behind_gate(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What FastAPI would be without the gate."""
+        await super().__call__(scope, receive, send)
+
+
+def create_app(settings: Settings) -> FeatureServer:
+    """The application, for any ASGI server. It is meant for the address that the settings name.
+
+    Raises:
+        ConfigurationError: the settings would open it to others without an issuer and an audience, or the issuer's
+            keys cannot be had.
+    """
+    check_binding(settings, settings.server.host)
+    issuer = None if settings.server.issuer else _embedded(settings)
+    keys = _key_cache(settings, issuer)
+    identifier = settings.server.issuer or (issuer.identifier if issuer else "")
+    validator = TokenValidator(identifier, settings.server.audience, keys)
+    serving = Serving(settings)
+    online = OnlineFeatures(serving, Bearer(validator), settings.server)
+    on_loopback = is_loopback(settings.server.host)
+    app = FeatureServer(
+        title="Feature Assets",
+        version="1",
+        description=pages.DESCRIPTION,
+        openapi_url="/openapi.json" if on_loopback else None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan(serving, keys, online),
+        exception_handlers={HTTPException: _http_problem},
+        generate_unique_id_function=lambda route: route.name,
+    )
+    handlers: dict[tuple[str, str], Any] = {("POST", ONLINE_PATH): online}
+    _describe_online(app, _security(settings))
+    _add_health(app, serving)
+    if issuer is not None:
+        handlers["POST", TOKEN_PATH] = TokenEndpoint(issuer, settings.server.token_lifetime_seconds)
+        _describe_token(app)
+        _add_issuer(app, issuer)
+    _add_resource(app, settings, identifier)
+    if on_loopback:
+        pages.describe_problems(app)
+        pages.serve_page(app)
+    app.gate = Gate(app.behind_gate, handlers)
+    app.state.serving = serving
+    return app
+
+
+def check_binding(settings: Settings, host: str) -> None:
+    """Refuse to be reached by others before it is said whose tokens count.
+
+    Raises:
+        ConfigurationError: the address is not loopback, and issuer or audience are not set.
+    """
+    if settings.server.issuer:
+        checked_issuer(settings.server.issuer)
+    if is_loopback(host):
+        return
+    missing = [
+        name
+        for name, there in (
+            ("server.issuer", settings.server.issuer),
+            ("server.audience", "audience" in settings.server.model_fields_set),
+        )
+        if not there
+    ]
+    if missing:
+        raise ConfigurationError(
+            f"Listening on '{host}' opens the server to others, and {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not set. Name the OIDC issuer whose tokens count and the audience "
+            "that they are for, or listen on 127.0.0.1."
+        )
+
+
+def _embedded(settings: Settings) -> Issuer:
+    return Issuer.open(settings.place(settings.secrets), audience=settings.server.audience)
+
+
+def _key_cache(settings: Settings, issuer: Issuer | None) -> KeyCache:
+    if issuer is not None:
+        # A file of our own: looking again costs nothing.
+        return KeyCache(issuer.public_keys, pause=1.0, fresh=30.0)
+    return KeyCache(partial(fetched_keys, settings.server.issuer or ""))
+
+
+def _lifespan(serving: Serving, keys: KeyCache, online: OnlineFeatures) -> Any:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            await asyncio.to_thread(serving.refresh)
+        except (FeatureAssetsError, OSError) as error:
+            log.warning("nothing to serve yet error=%s: %s", type(error).__name__, error)
+        running = [asyncio.create_task(serving.keep_fresh()), asyncio.create_task(keys.keep_fresh())]
+        try:
+            yield
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            online.close()
+            serving.close()
+
+    return lifespan
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 (it is registered for this class alone)
+    kinds = {404: ("no-such-route", "There is nothing at this path."), 405: ("wrong-method", "Not by this method.")}
+    kind, detail = kinds.get(error.status_code, ("refused", str(error.detail)))
+    document = Problem(error.status_code, kind, detail).document(exchange_of(request.scope).id.decode())
+    return Response(document, error.status_code, headers=error.headers, media_type=MEDIA_TYPE)
+
+
+def _security(settings: Settings) -> SecurityBase:
+    if settings.server.issuer:
+        place = f"{settings.server.issuer.rstrip('/')}/.well-known/openid-configuration"
+        return OpenIdConnect(openIdConnectUrl=place, scheme_name="issuer", auto_error=False)
+    flow = OAuthFlowClientCredentials(tokenUrl=TOKEN_PATH, scopes=ACTS)
+    return OAuth2(flows=OAuthFlows(clientCredentials=flow), scheme_name="client", auto_error=False)
+
+
+def _describe_online(app: FastAPI, security: SecurityBase) -> None:
+    """For OpenAPI alone: the gate answers this route before FastAPI would."""
+
+    @app.post(
+        ONLINE_PATH,
+        tags=["features"],
+        summary="The latest values of features",
+        response_model=pages.OnlineAnswer,
+        response_description="Values, statuses and event timestamps by column.",
+        responses={
+            200: {"headers": {"X-Feature-Registry": {"description": "The registry snapshot.", "schema": _TEXT}}},
+            **pages.refusals(400, 401, 403, 404, 408, 413, 422, 500, 503),
+        },
+    )
+    async def get_online_features(
+        question: pages.OnlineQuestion,
+        token: Annotated[str | None, Security(security, scopes=[READ])],
+    ) -> None:
+        """Answers are in the order asked: join keys first, then the features. Either all of it is answered or nothing:
+        a view that the token may not read refuses the request.
+        """
+
+
+_TEXT: Final = {"type": "string"}
+
+
+def _describe_token(app: FastAPI) -> None:
+    """For OpenAPI alone, as above."""
+
+    @app.post(
+        TOKEN_PATH,
+        tags=["authorisation"],
+        summary="An access token for a client",
+        response_model=pages.TokenAnswer,
+        responses={
+            400: {"model": pages.TokenError, "description": "The request is not as it should be."},
+            401: {"model": pages.TokenError, "description": "There is no such client, or it is not its secret."},
+            **pages.refusals(408, 413, 429, 500, 503),
+        },
+        openapi_extra={"requestBody": pages.TOKEN_FORM},
+    )
+    async def token() -> None:
+        """OAuth 2 client credentials of the embedded issuer. Clients are added with `feature-assets auth`."""
+
+
+def _add_health(app: FastAPI, serving: Serving) -> None:
+    @app.get(
+        "/health",
+        tags=["operations"],
+        summary="Whether there is something to serve",
+        response_class=Response,
+        responses={
+            200: {"description": "A registry snapshot is in force.", "content": {}},
+            503: {"description": "No registry has been read yet."},
+        },
+    )
+    async def health() -> Response:
+        """Needs no token and tells no more than its status."""
+        return Response(status_code=503 if serving.snapshot is None else 200)
+
+
+def _add_issuer(app: FastAPI, issuer: Issuer) -> None:
+    @app.get("/.well-known/oauth-authorization-server", tags=["authorisation"], summary="The issuer (RFC 8414)")
+    async def oauth_authorization_server(request: Request) -> dict[str, Any]:
+        return server_metadata(issuer, origin(request.scope))
+
+    @app.get("/.well-known/openid-configuration", tags=["authorisation"], summary="The issuer, in OpenID's place")
+    async def openid_configuration_(request: Request) -> dict[str, Any]:
+        return openid_configuration(issuer, origin(request.scope))
+
+    @app.get(JWKS_PATH, tags=["authorisation"], summary="The issuer's public keys")
+    async def jwks() -> Response:
+        return JSONResponse(await asyncio.to_thread(issuer.public_keys), media_type="application/jwk-set+json")
+
+
+def _add_resource(app: FastAPI, settings: Settings, issuer: str) -> None:
+    @app.get("/.well-known/oauth-protected-resource", tags=["authorisation"], summary="What a token needs (RFC 9728)")
+    async def oauth_protected_resource(request: Request) -> dict[str, Any]:
+        place = origin(request.scope)
+        return resource_metadata(settings.server.issuer or place, settings.server.audience, place)
+
+
+def run(settings: Settings, *, host: str | None = None, port: int | None = None, workers: int = 1) -> None:
+    """Serve until told to stop.
+
+    Args:
+        settings: where things are kept; `server` has what is not given here.
+        host: the address to listen on.
+        port: the port; 0 takes a free one.
+        workers: processes that answer.
+
+    Raises:
+        ConfigurationError: the address would open it to others without an issuer and an audience, or is taken.
+    """
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = settings.model_copy(update={"server": settings.server.model_copy(update=given)})
+    check_binding(settings, settings.server.host)
+    journal = own_log()
+    with listening(settings.server.host, settings.server.port) as bound, suppress(KeyboardInterrupt):
+        place = f"http://{settings.server.host}:{bound.getsockname()[1]}"
+        log.info("serving at=%s workers=%d issuer=%s", place, workers, settings.server.issuer or "embedded")
+        app = _made(settings, journal)
+        seconds = settings.server.body_timeout_seconds
+        if workers == 1:
+            uvicorn.Server(config_of(app.gate, seconds_for_body=seconds)).run(sockets=[bound])
+        else:
+            # What is wrong has shown by now, and does not in each worker again and again.
+            worker = _Worker(settings.model_dump())
+            config = config_of(worker, seconds_for_body=seconds, factory=True, workers=workers)
+            Multiprocess(config, sockets=[bound]).run()
+
+
+def _made(settings: Settings, journal: Journal | None) -> FeatureServer:
+    app = create_app(settings)
+    if journal is not None:
+        app.gate.journal = journal.add
+    # All that was loaded stays: looking through it for garbage again and again makes some answers wait.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    return app
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """Makes the application in another process, which starts from nothing."""
+
+    settings: Mapping[str, Any]
+
+    def __call__(self) -> Gate:
+        return _made(Settings(**self.settings), own_log()).gate

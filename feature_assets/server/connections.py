@@ -1,0 +1,140 @@
+"""One HTTP connection: what uvicorn leaves open is closed, and what can be answered at once is.
+
+uvicorn lets a client hold a connection for ever by sending no request, or half of one; here each part has a deadline and
+the headers a size.
+
+A request for which an answer is at hand, as soon as its body is there, is answered then and there. From request to answer
+by way of ASGI takes a task, an event and four coroutines, which together take longer than reading ten features. Whatever
+is not plain (an unknown token, a first question, a long one, any mistake) goes that way as if nothing had been tried.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from feature_assets.server.gate import AtOnce
+from feature_assets.server.problems import MEDIA_TYPE, Problem
+
+SECONDS_FOR_HEADERS: Final = 10.0
+LARGEST_HEADERS: Final = 65_536
+
+
+def _refusal(status: int, kind: str, detail: str) -> bytes:
+    body = Problem(status, kind, detail).document("")
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: {MEDIA_TYPE}\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+_TOO_LARGE: Final = _refusal(431, "headers-too-large", f"The headers are larger than {LARGEST_HEADERS} bytes.")
+_TOO_SLOW: Final = _refusal(408, "slow-request", "The request did not come in time. Send it again, faster.")
+
+
+class Connection(HttpToolsProtocol):
+    """A request that comes in one piece, as nearly all do, starts no timer."""
+
+    def __init__(self, *arguments: Any, seconds_for_body: float = 15.0, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._seconds_for_body = seconds_for_body
+        self._in_headers, self._in_body, self._header_bytes = False, False, 0
+        self._deadline: asyncio.TimerHandle | None = None
+        self._handlers: Mapping[tuple[bytes, bytes], AtOnce] = getattr(self.app, "at_once", {})
+        self._handler: AtOnce | None = None
+        self._body = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_deadline(SECONDS_FOR_HEADERS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_headers:
+            self._header_bytes += len(data)
+            if self._header_bytes > LARGEST_HEADERS:
+                self._end(_TOO_LARGE)
+            elif self._deadline is None:
+                self._start_deadline(SECONDS_FOR_HEADERS)
+        elif self._in_body:
+            if self._handler is not None:
+                self._by_asgi()
+            if self._deadline is None:
+                self._start_deadline(self._seconds_for_body)
+
+    def on_message_begin(self) -> None:
+        self._in_headers, self._header_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_headers, self._in_body = False, True
+        if self._deadline is not None:
+            self._stop_deadline()
+        self._handler = self._handlers.get((self.parser.get_method(), self.url))
+        if self._handler is None or not self._is_plain():
+            self._handler = None
+            super().on_headers_complete()
+
+    def _is_plain(self) -> bool:
+        """Whether nothing stands between this request and its answer."""
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+            and not self.expect_100_continue
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+            and not (self.limit_concurrency and len(self.connections) >= self.limit_concurrency)
+            and not self.transport.is_closing()
+        )
+
+    def on_body(self, body: bytes) -> None:
+        if self._handler is None:
+            super().on_body(body)
+        else:
+            self._body += body
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        if self._deadline is not None:
+            self._stop_deadline()
+        if self._handler is not None:
+            answer = self._handler(self.headers, self._body, self.server_state.default_headers)
+            if answer is not None:
+                self._handler, self._body = None, b""
+                self.transport.write(answer)
+                self.on_response_complete()
+                return
+            self._by_asgi()
+        super().on_message_complete()
+
+    def _by_asgi(self) -> None:
+        """Go on as uvicorn does, with what has come of the body."""
+        body, self._handler, self._body = self._body, None, b""
+        super().on_headers_complete()
+        if body:
+            super().on_body(body)
+
+    def _start_deadline(self, seconds: float) -> None:
+        if not self.transport.is_closing():
+            self._deadline = self.loop.call_later(seconds, self._end, _TOO_SLOW)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _end(self, answer: bytes) -> None:
+        self._stop_deadline()
+        if not self.transport.is_closing():
+            # An answer that has begun cannot be followed by another one.
+            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+                self.transport.write(answer)
+            self.transport.close()

@@ -1,0 +1,238 @@
+"""The OpenAPI page: what the routes take and give, and how to get a token. Served on loopback only.
+
+The page and all that it loads come from this server, so that it works without a network and under a content security
+policy that lets nothing else in.
+"""
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION: Final = """\
+The latest values of features, for model services. It speaks the JSON of Feast's feature server where Feast has the route.
+
+Every route but `/health` and the metadata below `/.well-known/` needs an access token, sent as
+`Authorization: Bearer …`. What a token may read follows from its scopes: `features:read` covers all views,
+`features:read:driver_stats` one, `features:read:driver_*` those whose names start so. Refusals are
+[problem documents](https://www.rfc-editor.org/rfc/rfc9457).
+"""
+
+
+class OnlineQuestion(BaseModel):
+    """Features, or a feature service, and the entities to read them for. Other fields are passed over."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "features": ["airport_weather:temp", "airport_weather:wind_speed"],
+                    "entities": {"origin": ["JFK", "LGA"]},
+                    "full_feature_names": False,
+                },
+                {"feature_service": "departure_delay", "entities": {"origin": ["JFK"]}},
+            ]
+        }
+    )
+
+    features: list[str] | None = Field(
+        None, description="References: `view:feature`, `view@v2:feature` or `view:*`. Either these or a service."
+    )
+    feature_service: str | None = Field(None, description="The name of a feature service.")
+    entities: dict[str, list[Any]] = Field(
+        description="By column: the join keys, and the request fields of on-demand views. A value for each row in each."
+    )
+    full_feature_names: bool = Field(False, description="Call the answers `view__feature`.")
+
+
+class OnlineColumn(BaseModel):
+    """One join key or feature, with an item for each row."""
+
+    values: list[Any] = Field(description="Each in the JSON form of its type; null where it is not PRESENT.")
+    statuses: list[str] = Field(description="PRESENT, NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE or MASKED.")
+    event_timestamps: list[str] = Field(
+        description="When the value became true, in UTC; 1970-01-01T00:00:00Z where there is none."
+    )
+
+
+class ViewMetadata(BaseModel):
+    """A view that was read."""
+
+    name: str
+    version: int
+
+
+class OnlineMetadata(BaseModel):
+    """What the columns are: `results[i]` belongs to `feature_names[i]`."""
+
+    feature_names: list[str] = Field(description="Join keys first, then the features in the order asked for.")
+    feature_view_metadata: list[ViewMetadata]
+
+
+class OnlineAnswer(BaseModel):
+    """The values by column."""
+
+    results: list[OnlineColumn]
+    metadata: OnlineMetadata
+
+
+class ProblemDocument(BaseModel):
+    """A refusal: what is wrong, where, and how to mend it."""
+
+    type: str = Field(description="The reason, by a stable name: `urn:feature-assets:problem:…`.")
+    title: str
+    status: int
+    detail: str
+    pointer: str | None = Field(None, description="A JSON pointer to what is wrong in the body.")
+    request_id: str | None = Field(None, description="The answer's `X-Request-Id`, and that of the server's log.")
+
+
+class TokenForm(BaseModel):
+    """A request for a token; the client's id and secret stand here or in the Authorization header (Basic)."""
+
+    grant_type: str = Field(description="`client_credentials`")
+    scope: str | None = Field(
+        None, description="The scopes wanted, with spaces between them; all of the client's if left out."
+    )
+    client_id: str | None = None
+    client_secret: str | None = None
+
+
+class TokenAnswer(BaseModel):
+    """An access token (RFC 6749)."""
+
+    access_token: str
+    token_type: str
+    expires_in: int = Field(description="Seconds.")
+    scope: str
+
+
+class TokenError(BaseModel):
+    """Why there is no token (RFC 6749)."""
+
+    error: str
+    error_description: str
+
+
+TOKEN_FORM: Final = {
+    "required": True,
+    "content": {"application/x-www-form-urlencoded": {"schema": TokenForm.model_json_schema()}},
+}
+
+_REFUSALS: Final = {
+    400: "The body is no JSON, or broke off.",
+    401: "There is no valid token.",
+    403: "The token does not allow this.",
+    404: "Something of that name is not there, or not for this token.",
+    408: "The body came too slowly.",
+    413: "The body is too large.",
+    422: "The question cannot be answered as it was asked.",
+    429: "Too many requests at once.",
+    500: "The server failed.",
+    503: "It cannot be answered now.",
+}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problem documents that a route may answer with, for OpenAPI."""
+    schema = {"$ref": "#/components/schemas/ProblemDocument"}
+    return {
+        status: {"description": _REFUSALS[status], "content": {"application/problem+json": {"schema": schema}}}
+        for status in statuses
+    }
+
+
+def describe_problems(app: FastAPI) -> None:
+    """Add to the OpenAPI document the one schema that no route returns as its answer."""
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = described()
+        document["components"]["schemas"].setdefault("ProblemDocument", ProblemDocument.model_json_schema())
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+_PAGE: Final = """\
+<!doctype html>
+<html lang="en">
+<head>
+  <meta charset="utf-8">
+  <meta name="viewport" content="width=device-width, initial-scale=1">
+  <title>Feature Assets</title>
+  <link rel="icon" href="data:,">
+  <link rel="stylesheet" href="/docs/swagger-ui.css">
+</head>
+<body>
+  <div id="page"></div>
+  <script src="/docs/swagger-ui-bundle.js"></script>
+  <script src="/docs/start.js"></script>
+</body>
+</html>
+"""
+
+_START: Final = """\
+SwaggerUIBundle({
+  url: "/openapi.json",
+  dom_id: "#page",
+  deepLinking: true,
+  docExpansion: "list",
+  defaultModelsExpandDepth: 0,
+  tryItOutEnabled: true,
+  validatorUrl: null,
+  presets: [SwaggerUIBundle.presets.apis],
+});
+"""
+
+
+def serve_page(app: FastAPI) -> None:
+    """Add the page at /docs, if what it is made of is installed."""
+    assets = _assets()
+    if assets is None:
+        log.warning("there is no page at /docs: install fastapi-offline, which brings Swagger UI")
+        return
+    headers = {
+        "content-security-policy": _POLICY,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+    }
+
+    async def page(_: Request) -> Response:
+        return HTMLResponse(_PAGE, headers=headers)
+
+    async def start(_: Request) -> Response:
+        return Response(_START, media_type="text/javascript", headers=headers)
+
+    async def style(_: Request) -> Response:
+        return FileResponse(assets / "swagger-ui.css", media_type="text/css", headers=headers)
+
+    async def script(_: Request) -> Response:
+        return FileResponse(assets / "swagger-ui-bundle.js", media_type="text/javascript", headers=headers)
+
+    app.add_route("/docs", page, methods=["GET"], include_in_schema=False)
+    app.add_route("/docs/start.js", start, methods=["GET"], include_in_schema=False)
+    app.add_route("/docs/swagger-ui.css", style, methods=["GET"], include_in_schema=False)
+    app.add_route("/docs/swagger-ui-bundle.js", script, methods=["GET"], include_in_schema=False)
+
+
+def _assets() -> Path | None:
+    """The folder with Swagger UI. The package is not imported: it would bring an application of its own."""
+    found = find_spec("fastapi_offline")
+    for place in (found.submodule_search_locations or ()) if found else ():
+        folder = Path(place) / "static"
+        if (folder / "swagger-ui-bundle.js").is_file() and (folder / "swagger-ui.css").is_file():
+            return folder
+    return None

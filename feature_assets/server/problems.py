@@ -1,0 +1,139 @@
+"""Refusals as RFC 9457 problem documents: what is wrong, where, and how to mend it; never what a caller may not know."""
+
+import logging
+import re
+import traceback
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+import orjson
+from starlette.types import Scope, Send
+
+from feature_assets.errors import (
+    ContractBroken,
+    MissingJoinKey,
+    NameCollision,
+    NotPublished,
+    RegistryError,
+    RequestError,
+    StoreError,
+    TableMissing,
+    TransformationRefused,
+    UnknownFeature,
+    UnknownName,
+    UnknownService,
+    UnknownView,
+    WrongType,
+)
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+_LONGEST_DETAIL = 700
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class Problem(Exception):
+    """A request is refused. `kind` is the stable name of the reason, `close` ends the connection as well, and
+    `challenge` is what RFC 6750 has to say to who brought no token or one that does not do.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        *,
+        pointer: str = "",
+        headers: Mapping[str, str] | None = None,
+        challenge: str | None = None,
+        close: bool = False,
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.kind, self.detail, self.pointer = status, kind, detail, pointer
+        self.headers, self.challenge = dict(headers or {}), challenge
+        if close:
+            # What is left of the body is not read.
+            self.headers["connection"] = "close"
+
+    def document(self, request_id: str) -> bytes:
+        """The problem document."""
+        detail = _CONTROL.sub("�", self.detail)
+        found: dict[str, object] = {
+            "type": f"urn:feature-assets:problem:{self.kind}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": detail if len(detail) <= _LONGEST_DETAIL else detail[: _LONGEST_DETAIL - 1] + "…",
+        }
+        if self.pointer:
+            found["pointer"] = _CONTROL.sub("�", self.pointer)[:_LONGEST_DETAIL]
+        if request_id:
+            found["request_id"] = request_id
+        return orjson.dumps(found)
+
+    async def answer(self, scope: Scope, send: Send, request_id: str) -> None:
+        """Send it."""
+        document = self.document(request_id)
+        if self.challenge is not None:
+            about = f'resource_metadata="{origin(scope)}/.well-known/oauth-protected-resource"'
+            self.headers["www-authenticate"] = ", ".join(
+                filter(None, ('Bearer realm="feature-assets"', self.challenge, about))
+            )
+        headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(document)).encode())]
+        headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items()]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": document})
+
+
+_HOST = re.compile(rb"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:]{2,45}\](:[0-9]{1,5})?")
+
+
+def origin(scope: Scope) -> str:
+    """Scheme and host by which the server was reached."""
+    host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    if _HOST.fullmatch(host):
+        return f"{scope['scheme']}://{host.decode()}"
+    name, port = scope.get("server") or ("127.0.0.1", None)
+    return f"{scope['scheme']}://{name}" + (f":{port}" if port else "")
+
+
+# The first class that an error is of decides. A message that may tell of paths or values of others is not passed on.
+_KINDS: Final[tuple[tuple[type[Exception], int, str, str | None], ...]] = (
+    (UnknownView, 404, "unknown-view", ""),
+    (UnknownFeature, 404, "unknown-feature", ""),
+    (UnknownService, 404, "unknown-service", ""),
+    (UnknownName, 404, "unknown-name", ""),
+    (MissingJoinKey, 422, "missing-join-key", ""),
+    (NameCollision, 422, "name-collision", ""),
+    (WrongType, 422, "wrong-type", ""),
+    (RequestError, 422, "bad-question", ""),
+    (ContractBroken, 422, "not-computable", "An on-demand feature cannot be computed from these values."),
+    (TransformationRefused, 503, "not-computable-here", "An on-demand view cannot be computed by this server."),
+    (TableMissing, 503, "not-materialised", ""),
+    (StoreError, 503, "store-unavailable", "The online store cannot be read now. Try again."),
+    (NotPublished, 503, "no-registry", "No registry has been published yet. Run: feature-assets apply"),
+    (RegistryError, 503, "registry-unreadable", "The registry cannot be read now. Try again."),
+)
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """The problem that an error of the platform is to a caller; None for an error that nobody foresaw."""
+    for of, status, kind, instead in _KINDS:
+        if isinstance(error, of):
+            if of is ContractBroken:
+                log.warning("request refused kind=%s error=%s", kind, type(error).__name__)
+            elif instead:
+                log.warning("request refused kind=%s error=%s: %s", kind, type(error).__name__, error)
+            headers = {"retry-after": "1"} if status == 503 else None
+            return Problem(status, kind, instead or str(error), headers=headers)
+    return None
+
+
+def unforeseen(error: Exception, request_id: str) -> Problem:
+    """The answer to an error of ours. Where it came from goes to the log; its message may hold values and does not."""
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    place = " < ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    log.error("request failed id=%s error=%s at %s", request_id, type(error).__name__, place)
+    return Problem(500, "internal", "The server failed. Its log has more under this request id.")

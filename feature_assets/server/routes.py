@@ -1,0 +1,130 @@
+"""The route that is asked thousands of times a second, and who may ask it.
+
+`OnlineFeatures` does a request's work and nothing else: token, question, read, bytes. It stands beside FastAPI's own path
+from request to answer, which alone takes longer than all of that.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from starlette.types import Receive, Scope
+
+from feature_assets.config import ServerSettings
+from feature_assets.errors import StoreUnavailable, Unauthenticated
+from feature_assets.server.auth import Principal, TokenValidator
+from feature_assets.server.gate import Exchange, Headers
+from feature_assets.server.limits import read_body
+from feature_assets.server.problems import Problem
+from feature_assets.server.serving import READ, Question, Serving, insufficient_scope
+from feature_assets.server.wire import OnlineQuestion, read_question
+
+_CELLS_IN_PLACE: Final = 4_096
+"""So many values take about a millisecond; more are read in a thread, so that other requests go on meanwhile."""
+
+_READERS: Final = 4
+
+_T = TypeVar("_T")
+
+
+class Bearer:
+    """Tells who is asking by the `Authorization` header."""
+
+    def __init__(self, validator: TokenValidator) -> None:
+        self._validator = validator
+
+    def known(self, headers: Headers) -> Principal | None:
+        """Who is asking, if the token was found good before. Raises as `principal`."""
+        return self._validator.remembered(_token(headers))
+
+    async def principal(self, headers: Headers) -> Principal:
+        """Who is asking.
+
+        Raises:
+            Problem: nobody that we know (401), a header that is none (400), or the issuer's keys cannot be had (503).
+        """
+        try:
+            return await self._validator.validated(_token(headers))
+        except StoreUnavailable as error:
+            raise Problem(503, "issuer-unreachable", str(error), headers={"retry-after": "30"}) from error
+        except Unauthenticated as error:
+            raise _unauthenticated(str(error), "invalid_token") from error
+
+
+def _token(headers: Headers) -> bytes:
+    given = [value for name, value in headers if name == b"authorization"]
+    if len(given) > 1:
+        raise _unauthenticated("There is more than one Authorization header.", "invalid_request", 400)
+    if not given or given[0][:7].lower() != b"bearer ":
+        raise _unauthenticated("Send an access token: Authorization: Bearer …")
+    return given[0][7:].strip()
+
+
+def _unauthenticated(why: str, code: str = "", status: int = 401) -> Problem:
+    # Without a token there is nothing wrong with it, and no code says so (RFC 6750, 3.1).
+    challenge = f'error="{code}", error_description="{why}"' if code else ""
+    return Problem(status, "unauthenticated", why, challenge=challenge)
+
+
+class OnlineFeatures:
+    """POST /get-online-features."""
+
+    def __init__(self, serving: Serving, bearer: Bearer, limits: ServerSettings) -> None:
+        self._serving, self._bearer = serving, bearer
+        self._max_bytes, self._max_keys = limits.max_body_bytes, limits.max_keys
+        self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="online-read")
+
+    async def __call__(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
+        """Answer one request."""
+        principal = self._bearer.known(scope["headers"]) or await self._bearer.principal(scope["headers"])
+        exchange.client = principal.client_id
+        if not principal.grant.anywhere(READ):
+            raise insufficient_scope("This token may not read features.")
+        body = await read_body(scope, receive, largest=self._max_bytes)
+        asked = read_question(body, max_keys=self._max_keys)
+        snapshot = self._serving.current
+        question = snapshot.compiled.get(asked.key)
+        if question is None or not question.allowed(principal.grant):
+            question = await self._in_thread(snapshot.question, asked, principal.grant)
+        exchange.note(snapshot.digest, question.width, asked.rows)
+        if _is_short(question, asked.rows):
+            answer = _answered(question, asked, principal)
+        else:
+            answer = await self._in_thread(_answered, question, asked, principal)
+        headers = [*snapshot.headers, (b"content-length", b"%d" % len(answer))]
+        await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
+        await exchange.send({"type": "http.response.body", "body": answer})
+
+    def ready(self, headers: Headers, body: bytes, exchange: Exchange) -> tuple[bytes, bytes] | None:
+        """The answer to a question that was asked before, by somebody who was here before, if it is a short one."""
+        principal, snapshot = self._bearer.known(headers), self._serving.snapshot
+        if principal is None or snapshot is None or len(body) > self._max_bytes:
+            return None
+        asked = read_question(body, max_keys=self._max_keys)
+        question = snapshot.compiled.get(asked.key)
+        rows = asked.rows
+        if question is None or not question.allowed(principal.grant) or not _is_short(question, rows):
+            return None
+        exchange.client = principal.client_id
+        exchange.note(snapshot.digest, question.width, rows)
+        return _answered(question, asked, principal), snapshot.lines
+
+    async def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    def close(self) -> None:
+        """Let the readers end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_short(question: Question, rows: int) -> bool:
+    """Whether to answer it holds up nobody else."""
+    return not question.in_thread and rows * question.width <= _CELLS_IN_PLACE
+
+
+def _answered(question: Question, asked: OnlineQuestion, principal: Principal) -> bytes:
+    found = question.lookup.read(asked.entities)
+    if question.personal:
+        found = found.masked(question.hidden(principal.grant))
+    return question.answer.encode(found)

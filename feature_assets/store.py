@@ -1,0 +1,309 @@
+"""`FeatureStore`: the features of the published registry, as training sets and as the latest values.
+
+It never sees the definitions. Stores open when they are first asked; what a question needs is worked out once per
+registry snapshot and kept.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+from feature_assets.errors import RequestError
+from feature_assets.lookup import EntityRows, OnlineLookup, OnlineResponse
+from feature_assets.online import open_online_store
+from feature_assets.online.protocol import OnlineStore
+from feature_assets.references import Features, Referable, resolve
+from feature_assets.registry import Published, Registry, RegistryStore
+from feature_assets.spec import ViewProjection, canonical_json, from_json
+from feature_assets.types import microseconds
+
+if TYPE_CHECKING:
+    from feature_assets.config import Settings
+    from feature_assets.historical.spine import Frame
+    from feature_assets.offline import OfflineStore
+    from feature_assets.training import TrainingSet, TrainingSets
+
+_Asked: TypeAlias = str | tuple[str | bytes, ...]
+
+PLANS_KEPT = 256
+"""Questions of which a store keeps the compiled plan; the one that was not asked for longest goes first."""
+
+
+class FeatureStore:
+    """Retrieval for training and for serving. Safe to share between threads.
+
+    `features` is the name of a feature service, a list of references ("view:feature", "view@v2:feature", "view:*"), of
+    projections (`store.view("weather")[["temp"]].with_name("dest_weather")`) or of declared views and services.
+    """
+
+    def __init__(self, settings: "Settings | None" = None, *, config: str | Path | None = None) -> None:
+        """Open the platform of these settings, else of a `feature_assets.toml`: `config`, or the nearest one upward.
+
+        Raises:
+            ConfigurationError: the file is missing, or a setting is wrong.
+        """
+        if settings is None:
+            # Reading settings costs more than all else here; whoever has some already has paid.
+            from feature_assets.config import Settings
+
+            settings = Settings.load(config)
+        self.settings = settings
+        self._opening = Lock()
+        self._snapshot: _Snapshot | None = None
+        self._online: OnlineStore | None = None
+        self._registry = RegistryStore(settings.place(settings.registry), settings.storage())
+
+    @property
+    def registry(self) -> Registry:
+        """The registry snapshot in use.
+
+        Raises:
+            NotPublished: there is none yet.
+            RegistryUnreadable: what is published is damaged, or of a newer release.
+        """
+        return self._current().published.registry
+
+    def refresh(self) -> bool:
+        """Take up what was published since; whether there was anything. Raises as `registry` does.
+
+        A question that is being answered meanwhile is answered by the former snapshot as a whole.
+        """
+        if self._snapshot is None:
+            self._current()
+            return True
+        published = self._registry.poll(self._snapshot.published.etag)
+        if published is None:
+            return False
+        changed = published.digest != self._snapshot.published.digest
+        self._snapshot = _Snapshot(published, self)
+        return changed
+
+    def view(self, name: str, version: int | None = None) -> ViewProjection:
+        """A view to ask for: `store.view("weather")[["temp"]].with_join_key_map({"origin": "dest"})`.
+
+        Raises:
+            UnknownView: there is no such view or version.
+        """
+        if name in self.registry.on_demand and version is None:
+            return ViewProjection(name)
+        return ViewProjection(self.registry.view(name, version).name, version=version)
+
+    def service(self, name: str) -> tuple[ViewProjection, ...]:
+        """What a feature service asks for, to be changed and asked for instead.
+
+        Raises:
+            UnknownService: there is no such service.
+        """
+        return self.registry.service(name).features
+
+    def get_historical_features(
+        self,
+        spine: "Frame | None" = None,
+        features: Features = (),
+        *,
+        full_feature_names: bool = False,
+        created_cutoff: bool = True,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        timestamp_column: str | None = None,
+        tables: "Mapping[str, Frame] | None" = None,
+        engine: str = "polars",
+    ) -> "TrainingSet":
+        """The spine's rows, in its order, each with the features as they were known at its time.
+
+        What was published since is taken up first (`refresh`), and the Delta version of every view is fixed; rows are
+        read when the training set is.
+
+        Args:
+            spine: a Polars, pandas or Arrow frame; a path or URL of Parquet, CSV, JSON lines or Delta; a query
+                ("SELECT …") over views, sources and `tables`; or None for every key and time at which one of the views
+                has a row from `since` on and before `until`. It has the join keys, the request fields of on-demand
+                views, and a time; naive times are UTC.
+            features: see the class; they stand in this order behind the spine's columns.
+            full_feature_names: features are called `view__feature`.
+            created_cutoff: leave out rows that were created after the spine row's time.
+            since, until: see `spine`.
+            timestamp_column: the spine's column of times; by default `event_timestamp`, else its only datetime column.
+            tables: frames that a query names.
+            engine: what joins.
+
+        Raises:
+            RequestError: the question cannot be answered as it was asked.
+            UnknownView, UnknownFeature, UnknownService: the registry has nothing of that name.
+            TableMissing: a view was never materialised.
+        """
+        # Delta is loaded by whoever trains, and not by whoever only looks up.
+        from feature_assets.historical import historical_features
+
+        self.refresh()
+        return historical_features(
+            self.registry,
+            self.offline,
+            spine,
+            features,
+            full_feature_names=full_feature_names,
+            created_cutoff=created_cutoff,
+            since=since,
+            until=until,
+            timestamp_column=timestamp_column,
+            tables=tables or {},
+            engine=engine,
+            allowed_modules=self.settings.functions,
+            sets=self._sets(),
+        )
+
+    def training_set(self, name: str) -> "TrainingSet":
+        """A saved training set, as it was saved.
+
+        Raises:
+            UnknownTrainingSet: there is none of that name.
+        """
+        return self._sets().load(name)
+
+    def rebuild(self, name: str) -> "TrainingSet":
+        """A saved training set made again from its manifest, the same bit for bit.
+
+        Raises:
+            UnknownTrainingSet: there is none of that name.
+            NotReproducible: naming what is no longer there, or what came out otherwise.
+        """
+        from feature_assets.historical import rebuild
+
+        return rebuild(
+            name,
+            sets=self._sets(),
+            snapshot=self._registry.snapshot,
+            offline=self.offline,
+            allowed_modules=self.settings.functions,
+        )
+
+    def training_sets(self) -> list[str]:
+        """The names of the saved training sets."""
+        return self._sets().names()
+
+    def get_online_features(
+        self, features: Features, entity_rows: EntityRows = None, *, full_feature_names: bool = False
+    ) -> OnlineResponse:
+        """The latest values of some entities, with a status and an event timestamp for each.
+
+        Args:
+            features: see the class; the answer has them in this order.
+            entity_rows: join keys, and request fields of on-demand views: a list of dicts, a dict of columns, or a
+                frame. The answer has a row for each, in their order.
+            full_feature_names: answers are called `view__feature`.
+
+        Raises:
+            RequestError: the question cannot be answered as it was asked.
+            UnknownView, UnknownFeature, UnknownService: the registry has nothing of that name.
+            TableMissing: a view was never materialised.
+        """
+        return self.lookup(features, full_feature_names=full_feature_names).read(entity_rows)
+
+    async def get_online_features_async(
+        self, features: Features, entity_rows: EntityRows = None, *, full_feature_names: bool = False
+    ) -> OnlineResponse:
+        """`get_online_features` beside other coroutines; it runs in a thread."""
+        return await asyncio.to_thread(
+            self.get_online_features, features, entity_rows, full_feature_names=full_feature_names
+        )
+
+    def lookup(self, features: Features, *, full_feature_names: bool = False) -> OnlineLookup:
+        """The compiled lookup of these features, for many reads by one snapshot. Raises as `get_online_features`."""
+        return self._current().lookup(_asked(features), full_feature_names)
+
+    @property
+    def online(self) -> OnlineStore:
+        """The online store."""
+        if self._online is None:
+            with self._opening:
+                self._online = self._online or open_online_store(self.settings.online_url)
+        return self._online
+
+    @property
+    def offline(self) -> "OfflineStore":
+        """The offline store."""
+        from feature_assets.offline import OfflineStore
+
+        settings = self.settings
+        root = settings.place(settings.offline)
+        return OfflineStore(root, storage_options=settings.storage(), durability=settings.durability)
+
+    def _sets(self) -> "TrainingSets":
+        from feature_assets.training import TrainingSets
+
+        return TrainingSets(self.settings.place(self.settings.training), self.settings.storage())
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        if self._online is not None:
+            self._online.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"FeatureStore(registry={self._registry.place!r}, online={self.settings.online!r})"
+
+    def _current(self) -> "_Snapshot":
+        if self._snapshot is None:
+            published = self._registry.read()
+            with self._opening:
+                self._snapshot = self._snapshot or _Snapshot(published, self)
+        return self._snapshot
+
+
+class _Snapshot:
+    """One registry snapshot, and the lookups that were compiled for it."""
+
+    def __init__(self, published: Published, store: FeatureStore) -> None:
+        self.published = published
+        self._store = store
+        self.lookup = lru_cache(maxsize=PLANS_KEPT)(self._compiled)
+
+    def _compiled(self, asked: _Asked, full_feature_names: bool) -> OnlineLookup:  # noqa: FBT001 (cached by position)
+        features = asked if isinstance(asked, str) else [_projection(one) for one in asked]
+        plan = resolve(self.published.registry, features, full_feature_names=full_feature_names)
+        settings = self._store.settings
+        if settings.present is None:
+            return OnlineLookup(plan, self._store.online, settings.functions)
+        now = microseconds(settings.present)
+        return OnlineLookup(plan, self._store.online, settings.functions, clock=lambda: now)
+
+
+def _asked(features: Features) -> _Asked:
+    """What was asked for as something to find its plan by: equal for equal questions, and hashable."""
+    if isinstance(features, str):
+        return features
+    items = features if isinstance(features, list | tuple) else _items(features)
+    if set(map(type, items)) == {str}:
+        return tuple(items)
+    return tuple(map(_by_value, items))
+
+
+def _items(features: Any) -> list[Any]:
+    if isinstance(features, ViewProjection | Referable) or not hasattr(features, "__iter__"):
+        return [features]
+    return list(features)
+
+
+def _by_value(item: Any) -> str | bytes:
+    thing = item.reference if isinstance(item, Referable) else item
+    if isinstance(thing, str):
+        return thing
+    if not isinstance(thing, ViewProjection):
+        raise RequestError(f"{item!r} is not a feature reference, a view, a projection or a service.")
+    return canonical_json(thing)
+
+
+def _projection(item: str | bytes) -> str | ViewProjection:
+    return item if isinstance(item, str) else from_json(item, ViewProjection)

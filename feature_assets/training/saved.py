@@ -1,0 +1,164 @@
+"""Training sets kept under a name in a folder or bucket.
+
+<name>/manifest.json                   written last, and only if there is none: a set is there whole or not at all
+<name>/<id>/spine-00000.parquet …      the spine's columns, from which the set can be made again
+<name>/<id>/features-00000.parquet …   the features of the same rows
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+import polars as pl
+
+from feature_assets.errors import RequestError, StoreError, StoreUnsafe, UnknownTrainingSet
+from feature_assets.objects import Objects, PutConflict, open_objects
+from feature_assets.training.digests import Digester
+from feature_assets.training.manifest import Kind, Manifest, StoredFile, read_manifest, written
+from feature_assets.training.training_set import TrainingSet
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_ROOT = "sets"
+_MANIFEST = "manifest.json"
+
+
+class TrainingSets:
+    """The saved training sets of one place."""
+
+    def __init__(self, place: str | Path | Objects, options: Mapping[str, str] | None = None) -> None:
+        self._objects = place if isinstance(place, Objects) else open_objects(place, options)
+        self.place = self._objects.place
+
+    def names(self) -> list[str]:
+        """The names of all saved sets, sorted."""
+        found = (path.split("/") for path in self._objects.list(_ROOT))
+        return sorted(parts[1] for parts in found if parts[2:] == [_MANIFEST])
+
+    def manifest(self, name: str) -> Manifest:
+        """What the saved set was made of.
+
+        Raises:
+            UnknownTrainingSet: there is none of that name.
+            StoreUnsafe: the manifest is damaged.
+        """
+        path = _manifest_path(name)
+        stored = self._objects.get(path) if _NAME.fullmatch(name) else None
+        if stored is None:
+            raise UnknownTrainingSet.among(name, self.names())
+        return read_manifest(stored.data, f"{self.place}/{path}")
+
+    def load(self, name: str) -> TrainingSet:
+        """The saved rows as they were; `rebuild` is what makes them again.
+
+        Raises as `manifest`, and on reading:
+            StoreUnsafe: a file is gone or damaged.
+        """
+        manifest = self.manifest(name)
+        return TrainingSet(_Stored(self, manifest), manifest.question, self, manifest)
+
+    def save(self, name: str, training_set: TrainingSet, *, overwrite: bool = False) -> Manifest:
+        """See `TrainingSet.save`. Of two that save under one name at once, one fails."""
+        if not _NAME.fullmatch(name):
+            raise RequestError(f"'{name}' cannot be the name of a training set: use letters, digits, '_', '-' and '.'.")
+        path = _manifest_path(name)
+        former = self._objects.get(path)
+        if former is not None and not overwrite:
+            raise self._taken(name)
+        files: list[StoredFile] = []
+        try:
+            digester = self._write(f"{_ROOT}/{name}/{uuid4().hex[:12]}", training_set, files)
+            manifest = msgspec.structs.replace(training_set.described(digester), name=name, files=tuple(files))
+            etag = former.etag if former else None
+            self._objects.put(path, written(manifest), if_match=etag, if_absent=former is None)
+        except BaseException as error:
+            self._discard(files)
+            if isinstance(error, PutConflict):
+                raise self._taken(name) from error
+            raise
+        if former is not None:
+            self._discard(read_manifest(former.data, f"{self.place}/{path}").files)
+        return manifest
+
+    def delete(self, name: str) -> None:
+        """Forget the saved set. Raises as `manifest`."""
+        files = self.manifest(name).files
+        self._objects.delete(_manifest_path(name))
+        self._discard(files)
+
+    def rows(self, manifest: Manifest, kind: Kind) -> Iterator[pl.DataFrame]:
+        """The saved pieces of the spine, or of the features.
+
+        Raises:
+            StoreUnsafe: a file is gone or damaged.
+        """
+        for file in manifest.files:
+            if file.kind == kind:
+                yield pl.read_parquet(io.BytesIO(self._read(file)))
+
+    def _read(self, file: StoredFile) -> bytes:
+        stored = self._objects.get(file.path)
+        if stored is None:
+            raise StoreUnsafe(f"{self.place}/{file.path} is gone. Restore it from a backup.")
+        if hashlib.sha256(stored.data).hexdigest() != file.sha256:
+            raise StoreUnsafe(f"{self.place}/{file.path} is not what was saved. Restore it from a backup.")
+        return stored.data
+
+    def _write(self, folder: str, training_set: TrainingSet, files: list[StoredFile]) -> Digester:
+        digester = Digester(training_set.schema)
+        spine = list(training_set.spine_columns)
+        for number, piece in enumerate(training_set.batches()):
+            digester.update(piece)
+            files.append(self._put(f"{folder}/spine-{number:05d}.parquet", "spine", piece.select(spine)))
+            files.append(self._put(f"{folder}/features-{number:05d}.parquet", "features", piece.drop(spine)))
+        return digester
+
+    def _put(self, path: str, kind: Kind, part: pl.DataFrame) -> StoredFile:
+        written = io.BytesIO()
+        part.write_parquet(written, statistics=False)
+        data = written.getvalue()
+        self._objects.put(path, data)
+        return StoredFile(path, kind, part.height, hashlib.sha256(data).hexdigest())
+
+    def _discard(self, files: Sequence[StoredFile]) -> None:
+        for file in files:
+            # What stays behind is named by no manifest: it costs room and nothing else.
+            with suppress(StoreError):
+                self._objects.delete(file.path)
+
+    def _taken(self, name: str) -> RequestError:
+        return RequestError(f"There is a training set '{name}' at {self.place} already. Save under another name.")
+
+
+def _manifest_path(name: str) -> str:
+    return f"{_ROOT}/{name}/{_MANIFEST}"
+
+
+class _Stored:
+    """The rows of a saved set."""
+
+    def __init__(self, sets: TrainingSets, manifest: Manifest) -> None:
+        self._sets, self._manifest = sets, manifest
+
+    @cached_property
+    def schema(self) -> pl.Schema:
+        first = [next(self._sets.rows(self._manifest, kind)) for kind in ("spine", "features")]
+        return pl.Schema({name: dtype for part in first for name, dtype in part.schema.items()})
+
+    @property
+    def spine_columns(self) -> tuple[str, ...]:
+        return tuple(self._manifest.spine.columns)
+
+    def pieces(self, rows: int | None) -> Iterator[pl.DataFrame]:
+        parts = (self._sets.rows(self._manifest, kind) for kind in ("spine", "features"))
+        pieces = (spine.hstack(features) for spine, features in zip(*parts, strict=True))
+        if rows is None:
+            yield pl.concat(pieces)
+            return
+        for piece in pieces:
+            yield from piece.iter_slices(rows) if piece.height > rows else [piece]

@@ -1,0 +1,205 @@
+"""`TrainingSet`: rows with features, taken in one piece or in many."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from feature_assets.errors import ConfigurationError, FeatureAssetsError, RequestError
+from feature_assets.training.digests import Digester
+from feature_assets.training.manifest import Manifest, Question, libraries, schema_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+    from feature_assets.training.saved import TrainingSets
+
+PIECE_BYTES: Final = 512 << 20
+"""About how much memory one piece takes where no number of rows is asked for."""
+
+_NESTED_BYTES, _TEXT_BYTES, _PLAIN_BYTES = 128, 40, 8
+
+
+class Source(Protocol):
+    """Where the rows come from: the same ones in the same order each time."""
+
+    @property
+    def schema(self) -> pl.Schema: ...
+
+    @property
+    def spine_columns(self) -> tuple[str, ...]: ...
+
+    def pieces(self, rows: int | None) -> Iterator[pl.DataFrame]: ...
+
+
+class TrainingSet:
+    """The spine's rows in the spine's order: its columns as they were, then the features in the order asked for.
+
+    Nothing is read before it is asked for. The Delta version of each view was fixed when the set was made, so every
+    method tells of the same rows, whatever is published meanwhile.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        question: Question,
+        sets: "TrainingSets | None" = None,
+        manifest: Manifest | None = None,
+    ) -> None:
+        self._source, self._question, self._sets, self._manifest = source, question, sets, manifest
+        self._rows: pl.DataFrame | None = None
+
+    @property
+    def schema(self) -> pl.Schema:
+        """Names and dtypes, known before anything is read."""
+        return self._source.schema
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.schema)
+
+    @property
+    def spine_columns(self) -> tuple[str, ...]:
+        """The columns that came with the spine."""
+        return self._source.spine_columns
+
+    def collect(self) -> pl.DataFrame:
+        """All rows in memory; they are kept for the next time.
+
+        Raises:
+            RequestError: the spine cannot be read.
+            ContractBroken: an on-demand transformation failed.
+            StoreError: a history cannot be read.
+        """
+        if self._rows is None:
+            (self._rows,) = self._source.pieces(None)
+        return self._rows
+
+    def lazy(self) -> pl.LazyFrame:
+        """The rows as a lazy frame that computes them piece by piece."""
+        return self.collect().lazy() if self._rows is not None else _scanned(self.schema, self.batches)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """All rows as a pandas frame.
+
+        Raises:
+            ConfigurationError: pandas is not installed.
+        """
+        try:
+            import pandas as pd  # noqa: F401 (only whether it is there)
+        except ImportError as error:
+            raise ConfigurationError("to_pandas() needs pandas. Install it: pip install pandas") from error
+        return self.collect().to_pandas()
+
+    def to_arrow(self) -> "pa.Table":
+        """All rows as an Arrow table."""
+        return self.collect().to_arrow()
+
+    def batches(self, rows: int | None = None) -> Iterator[pl.DataFrame]:
+        """The rows in order, about so many at a time: by default what takes 512 MB.
+
+        Each batch reads the features of all views once, so that few large batches cost less than many small ones. Hand a
+        batch to another library as it is: it exports Arrow.
+        """
+        if rows is not None and rows < 1:
+            raise RequestError(f"A batch of {rows} rows is none. Give 1 or more.")
+        size = rows or max(10_000, PIECE_BYTES // _row_bytes(self.schema))
+        if self._rows is not None:
+            return iter([self._rows]) if self._rows.is_empty() else self._rows.iter_slices(size)
+        return self._source.pieces(size) if rows else self._read(size)
+
+    def _read(self, size: int) -> Iterator[pl.DataFrame]:
+        """The pieces; if there is but one, it is small enough to be kept."""
+        kept = None
+        for number, piece in enumerate(self._source.pieces(size), 1):
+            kept = piece if number == 1 else None
+            yield piece
+        self._rows = kept
+
+    def write_parquet(self, path: str | Path, **options: Any) -> None:
+        """Write the rows to a Parquet file, batch by batch. `options` are those of `polars.LazyFrame.sink_parquet`."""
+        if self._rows is not None:
+            self._rows.lazy().sink_parquet(path, **options)
+            return
+        failed: list[FeatureAssetsError] = []
+
+        def batches(rows: int | None) -> Iterator[pl.DataFrame]:
+            try:
+                yield from self.batches(rows)
+            except FeatureAssetsError as error:
+                failed.append(error)
+                raise
+
+        try:
+            _scanned(self.schema, batches).sink_parquet(path, **options)
+        except pl.exceptions.PolarsError:
+            # Polars tells an error of its source as text only.
+            if failed:
+                raise failed[0] from None
+            raise
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the set is made of, with digests of its rows: all of them are read for it, once."""
+        if self._manifest is None:
+            digester = Digester(self.schema)
+            for piece in self.batches():
+                digester.update(piece)
+            self._manifest = self.described(digester)
+        return self._manifest
+
+    def save(self, name: str, *, overwrite: bool = False) -> Manifest:
+        """Keep the rows and the manifest under a name; one that is taken only with `overwrite`.
+
+        Raises:
+            RequestError: the name is taken or cannot be one.
+            ConfigurationError: there is no place for saved sets.
+        """
+        if self._sets is None:
+            raise ConfigurationError(
+                "There is no place to save training sets in. Name one: training = '…' in the settings."
+            )
+        self._manifest = self._sets.save(name, self, overwrite=overwrite)
+        return self._manifest
+
+    def described(self, digester: Digester) -> Manifest:
+        """The manifest for rows that were digested already."""
+        result = digester.result()
+        return Manifest(
+            created_at=datetime.now(UTC),
+            question=self._question,
+            spine=result.only(self.spine_columns),
+            result=result,
+            schema=schema_text(self.schema),
+            libraries=libraries(),
+        )
+
+    def __repr__(self) -> str:
+        tables = ", ".join(f"{label} at {version}" for label, version in self._question.tables.items())
+        return f"TrainingSet({', '.join(self.columns)}; Delta versions: {tables or 'none'})"
+
+
+def _scanned(schema: pl.Schema, batches: Any) -> pl.LazyFrame:
+    def source(
+        columns: list[str] | None, predicate: pl.Expr | None, rows: int | None, batch: int | None
+    ) -> Iterator[pl.DataFrame]:
+        for piece in batches(None):
+            taken = piece if rows is None else piece.head(rows)
+            rows = None if rows is None else rows - taken.height
+            taken = taken if predicate is None else taken.filter(predicate)
+            yield taken if columns is None else taken.select(columns)
+            if rows == 0:
+                return
+
+    return register_io_source(source, schema=schema)
+
+
+def _row_bytes(schema: pl.Schema) -> int:
+    return sum(
+        _NESTED_BYTES if dtype.is_nested() else _TEXT_BYTES if dtype in (pl.String, pl.Binary) else _PLAIN_BYTES
+        for dtype in schema.values()
+    )

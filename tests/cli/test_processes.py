@@ -1,0 +1,126 @@
+"""What a person meets at a prompt: a new project by its own README, and the server."""
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.cli.conftest import first_day
+
+# The projects of the fixtures take seconds to make: one worker makes them once.
+pytestmark = pytest.mark.xdist_group("cli processes")
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = [sys.executable, "-m", "feature_assets.cli"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "FEATURE_ASSETS_DURABILITY": "process"}
+
+
+def typed(line: str, folder: Path) -> str:
+    """Run one line of a shell; what it printed on stdout."""
+    words = shlex.split(line, comments=True)
+    assert words[0] == "feature-assets"
+    done = subprocess.run(
+        [*PROGRAM, *words[1:]], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def test_a_new_project_does_what_its_readme_says(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    typed("feature-assets init shop", tmp_path)
+    block = (folder / "README.md").read_text().split("```bash\n")[1].split("```")[0]
+    said = {line.split()[1]: typed(line, folder) for line in block.strip().splitlines()}
+    assert list(said) == ["plan", "apply", "materialize", "get", "verify"]
+    assert "4 added" in said["plan"]
+    assert "✓ Published" in said["apply"]
+    assert "30" in said["materialize"]
+    assert "basket_ratio" in said["get"]
+    assert "equal" in said["verify"]
+    assert (folder / ".dagster" / "history").is_dir()
+
+
+def test_dagster_finds_the_project_by_its_workspace(shop: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster", "definitions", "validate", "-w", "workspace.yaml"],
+        cwd=shop,
+        env={**environment(), "DAGSTER_HOME": str(shop / ".dagster")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Validation successful for code location shop" in done.stderr + done.stdout
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with subprocess.Popen([*PROGRAM, "serve", "--port", str(port)], cwd=folder, env=environment()) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            for _ in range(400):
+                with suppress(httpx.TransportError):
+                    if httpx.get(f"{url}/health").is_success:
+                        break
+                assert process.poll() is None
+                time.sleep(0.05)
+            yield url
+        finally:
+            process.terminate()
+
+
+def test_the_server_takes_the_tokens_that_are_made_here(shop: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(shop, folder, symlinks=True)
+    token = typed("feature-assets auth token --scope features:read", folder).strip()
+    question = {"features": ["customer_orders:orders_7d"], "entities": {"customer_id": ["nobody"]}}
+    with server(folder) as url:
+        assert httpx.post(f"{url}/get-online-features", json=question).status_code == 401
+        answer = httpx.post(
+            f"{url}/get-online-features", json=question, headers={"Authorization": f"Bearer {token}"}
+        ).raise_for_status()
+    assert answer.json()["results"][-1]["statuses"] == ["NOT_FOUND"]
+
+
+def test_ctrl_c_says_how_to_go_on(shop: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(shop, folder, symlinks=True)
+    file = folder / "definitions.py"
+    wait = "    import pathlib, time\n    pathlib.Path('begun').touch()\n    time.sleep(60)\n    window ="
+    file.write_text(file.read_text().replace("    window =", wait))
+    words = ["backfill", "customer_orders", first_day(folder), "--per-partition"]
+    with subprocess.Popen(
+        [*PROGRAM, *words], cwd=folder, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        while not (folder / "begun").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err == f"Stopped.\nTry:   feature-assets backfill customer_orders {first_day(folder)} --missing-only\n"
+
+
+def test_a_process_ends_with_1_and_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "plan"], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["Error", "Try"]

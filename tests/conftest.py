@@ -1,0 +1,36 @@
+"""What every test shares: a clean environment and Hypothesis profiles.
+
+`HYPOTHESIS_PROFILE=quick` is for a first look, `thorough` for a night; `ci` is what `make test` runs.
+"""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before anything is imported that reads them: a test sees nothing of its user's platform, and reaches nothing outside.
+for name in [name for name in os.environ if name.startswith(("FEATURE_ASSETS_", "DAGSTER_"))]:
+    del os.environ[name]
+os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
+# No deadline: on a shared machine it fails tests for what others do. Not derandomized: each run looks somewhere new, and
+# the printed blob brings a failure back.
+settings.register_profile(
+    "ci",
+    deadline=None,
+    derandomize=False,
+    print_blob=True,
+    max_examples=60,
+    stateful_step_count=30,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("quick", settings.get_profile("ci"), max_examples=10, stateful_step_count=15)
+settings.register_profile("thorough", settings.get_profile("ci"), max_examples=2_000, stateful_step_count=100)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Coroutine tests run on asyncio, as the server does."""
+    return "asyncio"
