@@ -26,6 +26,10 @@ class ServerSettings(BaseModel):
     port: int = Field(6566, ge=0, le=65535)
     issuer: str | None = Field(None, description="A foreign OIDC issuer; without one the embedded issuer serves.")
     audience: str = "feature-assets"
+    role_claims: tuple[str, ...] = Field(
+        ("roles",), description="Dotted paths of the claims with roles, as resource_access.features.roles."
+    )
+    group_claims: tuple[str, ...] = Field(("groups",), description="Dotted paths of the claims with groups.")
     registry_refresh_seconds: float = Field(2.0, gt=0)
     max_body_bytes: int = Field(1 << 20, gt=0)
     max_keys: int = Field(1_000, gt=0)

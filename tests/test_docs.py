@@ -175,7 +175,7 @@ def _toml(value: object) -> str:
         return "none"
     if isinstance(value, str):
         return f'"{value}"'
-    return {"()": "[]"}.get(str(value), str(value))
+    return f"[{', '.join(map(_toml, value))}]" if isinstance(value, tuple) else str(value)
 
 
 @pytest.mark.parametrize(

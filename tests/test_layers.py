@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "feature_assets"
 
 LAYERS = [
     {"errors", "config", "types", "expressions", "checks", "spec"},
-    {"references", "casting", "conform", "shapes", "functions", "transformations", "joins"},
+    {"access", "references", "casting", "conform", "shapes", "functions", "transformations", "joins"},
     {"registry", "offline", "online", "objects", "sources"},
     {"settlement", "publication", "historical", "lookup", "training", "store"},
     {"assets", "server"},

@@ -1,6 +1,8 @@
 """`serve` and `auth`: the feature server, and who may ask it."""
 
-from typing import TYPE_CHECKING, Annotated
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from feature_assets.server.issuer import Issuer
 
 _SECTION = "Serve"
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 
 auth = group("auth", "Who may ask the server on this machine: clients, their scopes, tokens.", section=_SECTION)
 client = group("client", "Clients of the embedded issuer, each with an id, a secret and scopes.", within=auth)
@@ -24,6 +27,23 @@ Scopes = Annotated[
         "-s",
         metavar="SCOPE",
         help="As features:read or features:read:driver_*; may be repeated.",
+        show_default=False,
+    ),
+]
+Roles = Annotated[
+    list[str] | None,
+    typer.Option("--role", metavar="ROLE", help="A role of its; may be repeated.", show_default=False),
+]
+Groups = Annotated[
+    list[str] | None,
+    typer.Option("--group", metavar="GROUP", help="A group that it is in; may be repeated.", show_default=False),
+]
+Claims = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--claim",
+        metavar="NAME=VALUE",
+        help="What else its tokens say, for row filters, as tenant=acme; a whole number is one. May be repeated.",
         show_default=False,
     ),
 ]
@@ -56,21 +76,33 @@ def serve(
     examples=[
         "auth client add scoring --scope features:read",
         "auth client add ops -s features:read -s registry:read --json",
+        "auth client add acme -s features:read --role risk --claim tenant=acme",
     ],
 )
 def add(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called.", show_default=False)],
     scopes: Scopes,
+    roles: Roles = None,
+    groups: Groups = None,
+    claims: Claims = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a client, and show its secret this once."""
     issuer = _issuer(Project.of(ctx))
-    client_id, secret = issuer.add_client(name, scopes)
+    more = _claims(roles, groups, claims)
+    client_id, secret = issuer.add_client(name, scopes, more)
     if as_json:
-        print_json({"client_id": client_id, "client_secret": secret, "scopes": scopes})
+        print_json({"client_id": client_id, "client_secret": secret, "scopes": scopes, "claims": more})
         return
-    facts({"client id": client_id, "client secret": secret, "scopes": " ".join(scopes)})
+    facts(
+        {
+            "client id": client_id,
+            "client secret": secret,
+            "scopes": " ".join(scopes),
+            "claims": _listed_claims(more),
+        }
+    )
     note("The secret is not kept and cannot be shown again.", style="yellow")
 
 
@@ -78,13 +110,20 @@ def add(
 def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List the clients and what each may ask for."""
     rows = [
-        {"client_id": one.client_id, "name": one.name, "scopes": list(one.scopes), "created_at": one.created_at}
+        {
+            "client_id": one.client_id,
+            "name": one.name,
+            "scopes": list(one.scopes),
+            "claims": one.claims if as_json else _listed_claims(one.claims),
+            "created_at": one.created_at,
+        }
         for one in _issuer(Project.of(ctx)).clients()
     ]
     columns = (
         Column("client_id", "client id", style="name"),
         Column("name"),
         Column("scopes"),
+        Column("claims"),
         Column("created_at", "added"),
     )
     show(rows, columns, as_json=as_json, empty="There are no clients yet. Add one: feature-assets auth client add")
@@ -112,7 +151,12 @@ def remove(
 def token(
     ctx: typer.Context,
     scopes: Scopes,
-    client_id: Annotated[str, typer.Option("--client", metavar="ID", help="In whose name.")] = "command-line",
+    client_id: Annotated[
+        str, typer.Option("--client", metavar="ID", help="In whose name; a client's tokens have its claims.")
+    ] = "command-line",
+    roles: Roles = None,
+    groups: Groups = None,
+    claims: Claims = None,
     lifetime: Annotated[
         int | None,
         typer.Option(
@@ -127,11 +171,29 @@ def token(
     """
     project = Project.of(ctx)
     seconds = lifetime or project.settings.server.token_lifetime_seconds
-    made = _issuer(project).token(client_id, scopes, seconds)
+    issuer = _issuer(project)
+    own = next((one.claims for one in issuer.clients() if one.client_id == client_id), {})
+    made = issuer.token(client_id, scopes, seconds, {**own, **_claims(roles, groups, claims)})
     if as_json:
         print_json({"access_token": made, "token_type": "Bearer", "expires_in": seconds, "scope": " ".join(scopes)})
     else:
         typer.echo(made)
+
+
+def _claims(roles: list[str] | None, groups: list[str] | None, others: list[str] | None) -> dict[str, Any]:
+    claims: dict[str, Any] = {name: named for name, named in (("roles", roles), ("groups", groups)) if named}
+    for given in others or ():
+        name, equals, value = given.partition("=")
+        if not equals or name in claims:
+            raise Mistake(f"'--claim {given}' names no claim of its own and a value.", attempt="--claim tenant=acme")
+        claims[name] = int(value) if _WHOLE.fullmatch(value) else {"true": True, "false": False}.get(value, value)
+    return claims
+
+
+def _listed_claims(claims: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}" for name, value in claims.items()
+    )
 
 
 def _issuer(project: Project) -> "Issuer":

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.supervisors import Multiprocess
 
+from feature_assets.access import ACTS
 from feature_assets.config import Settings
 from feature_assets.errors import ConfigurationError, FeatureAssetsError
 from feature_assets.server import documentation as pages
@@ -39,7 +40,6 @@ from feature_assets.server.oauth import (
 from feature_assets.server.problems import MEDIA_TYPE, Problem, origin
 from feature_assets.server.process import config_of, listening, own_log
 from feature_assets.server.routes import Bearer, OnlineFeatures
-from feature_assets.server.scopes import ACTS
 from feature_assets.server.serving import READ, Serving
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,13 @@ def create_app(settings: Settings) -> FeatureServer:
     issuer = None if settings.server.issuer else _embedded(settings)
     keys = _key_cache(settings, issuer)
     identifier = settings.server.issuer or (issuer.identifier if issuer else "")
-    validator = TokenValidator(identifier, settings.server.audience, keys)
+    validator = TokenValidator(
+        identifier,
+        settings.server.audience,
+        keys,
+        role_claims=settings.server.role_claims,
+        group_claims=settings.server.group_claims,
+    )
     serving = Serving(settings)
     online = OnlineFeatures(serving, Bearer(validator), settings.server)
     on_loopback = is_loopback(settings.server.host)

@@ -11,16 +11,16 @@ import json
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from joserfc.jwk import Key
 from joserfc.jws import JWSRegistry, deserialize_compact
 
+from feature_assets.access import Claim, Grant, Principal
 from feature_assets.errors import StoreUnavailable, Unauthenticated
 from feature_assets.server.keys import ALGORITHMS, KeyCache
-from feature_assets.server.scopes import Grant
 
 LEEWAY: Final = 30
 """Seconds by which the issuer's clock and ours may differ."""
@@ -30,6 +30,8 @@ LONGEST_LIFE: Final = 24 * 3600
 _LARGEST_TOKEN = 16_384
 _LARGEST_HEADER = 2_048
 _LARGEST_CLAIM = 512
+_MOST_NAMES = 1_000
+_DEEPEST_CLAIM = 8
 _LATEST_TIME = 2**53
 _REMEMBERED = 10_000
 
@@ -40,22 +42,23 @@ _REFUSED_HEADERS: Final = frozenset({"jku", "jwk", "x5u", "x5c", "crit", "b64", 
 _BASE64URL: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Principal:
-    """Who is asking: known by issuer and subject together, allowed what the token's scopes say."""
-
-    issuer: str
-    subject: str
-    client_id: str
-    grant: Grant
-    ends: float
-
-
 class TokenValidator:
-    """Checks the tokens of one issuer for one audience."""
+    """Checks the tokens of one issuer for one audience. `role_claims` and `group_claims` are the dotted paths of the
+    claims that hold roles and groups, as `roles` or `resource_access.features.roles`.
+    """
 
-    def __init__(self, issuer: str, audience: str, keys: KeyCache, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        issuer: str,
+        audience: str,
+        keys: KeyCache,
+        *,
+        role_claims: Sequence[str] = ("roles",),
+        group_claims: Sequence[str] = ("groups",),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.issuer, self.audience = issuer, audience
+        self._role_claims, self._group_claims = tuple(role_claims), tuple(group_claims)
         self._keys, self._clock = keys, clock
         self._remembered: OrderedDict[bytes, Principal] = OrderedDict()
         self._version = keys.version
@@ -119,7 +122,10 @@ class TokenValidator:
         scope = claims.get("scope", "")
         if not isinstance(scope, str):
             _refuse("The token's 'scope' is not a string.")
-        return Principal(self.issuer, subject, client_id, Grant.of(scope), ends)
+        roles, groups = _names(claims, self._role_claims), _names(claims, self._group_claims)
+        return Principal(
+            self.issuer, subject, client_id, Grant.of(scope), ends, roles, groups, MappingProxyType(_values(claims))
+        )
 
 
 def _refuse(why: str) -> NoReturn:
@@ -199,9 +205,52 @@ def _audiences(claim: object) -> list[str]:
 def _text(claims: Mapping[str, Any], name: str) -> str:
     value = claims.get(name)
     # What is printable goes into a log line as it is: no line breaks, no halves of surrogate pairs.
-    if not isinstance(value, str) or not 0 < len(value) <= _LARGEST_CLAIM or not value.isprintable():
+    if not _is_name(value):
         _refuse(f"The token lacks '{name}'.")
-    return value
+    return str(value)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _LARGEST_CLAIM and value.isprintable()
+
+
+def _names(claims: Mapping[str, Any], paths: Iterable[str]) -> frozenset[str]:
+    """The names that these claims list, each claim a list of them or a single one; none where there is no such claim."""
+    found: set[str] = set()
+    for path in paths:
+        for listed in _at(claims, path):
+            names = [listed] if isinstance(listed, str) else listed
+            if not isinstance(names, list) or len(names) > _MOST_NAMES or not all(map(_is_name, names)):
+                _refuse(f"The token's '{path}' is not a list of names.")
+            found.update(names)
+    return frozenset(found)
+
+
+def _at(claims: Mapping[str, Any], path: str) -> Iterator[Any]:
+    """What lies at a dotted path. A name may have dots itself, as the URLs that some issuers call their claims by."""
+    if path in claims:
+        yield claims[path]
+    for end, letter in enumerate(path):
+        within = claims.get(path[:end]) if letter == "." else None
+        if isinstance(within, dict):
+            yield from _at(within, path[end + 1 :])
+
+
+def _values(claims: Mapping[str, Any], before: str = "", depth: int = 1) -> dict[str, Claim]:
+    """The claims that are one value, by dotted path. Where two have the same path there is no telling which is meant."""
+    found: dict[str, Claim] = {}
+    ambiguous: set[str] = set()
+    for name, value in claims.items():
+        path = before + name
+        if isinstance(value, dict):
+            values = _values(value, f"{path}.", depth + 1) if depth < _DEEPEST_CLAIM else {}
+        elif isinstance(value, int) or _is_name(value):
+            values = {path: value}
+        else:
+            continue
+        ambiguous.update(values.keys() & found.keys())
+        found.update(values)
+    return {path: value for path, value in found.items() if path not in ambiguous}
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float:

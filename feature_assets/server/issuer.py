@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -27,8 +28,8 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
+from feature_assets.access import Scope, checked_scopes
 from feature_assets.errors import ConfigurationError, UnknownName
-from feature_assets.server.scopes import Scope, checked_scopes
 
 IDENTIFIER = "http://127.0.0.1:6566"
 """The `iss` of its tokens: the address of a server that nobody configured. It serves loopback only, so that one will do."""
@@ -41,14 +42,21 @@ _CLIENTS = "clients.json"
 _LOCK = ".lock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LONGEST_LIFE = timedelta(hours=24)
+_CLAIM = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,99}")
+_LARGEST_CLAIMS = 8_192
+_LISTS = ("roles", "groups")
+_OWN_CLAIMS = frozenset({"iss", "aud", "sub", "client_id", "scope", "iat", "exp", "nbf", "jti"})
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):
-    """Who may ask for tokens, and for which scopes. Of the secret only a salted digest is kept."""
+    """Who may ask for tokens, for which scopes, and what the tokens say of it besides: `roles`, `groups` and claims of
+    one value. Of the secret only a salted digest is kept.
+    """
 
     client_id: str
     name: str
     scopes: tuple[str, ...]
+    claims: dict[str, Any] = {}
     created_at: datetime
     salt: str
     secret_digest: str
@@ -95,23 +103,31 @@ class Issuer:
         """The JWKS by which its tokens are checked. Raises as `open` does."""
         return {"keys": [self._key().as_dict(private=False)]}
 
-    def add_client(self, name: str, scopes: Iterable[str]) -> tuple[str, str]:
+    def add_client(
+        self, name: str, scopes: Iterable[str], claims: Mapping[str, Any] = MappingProxyType({})
+    ) -> tuple[str, str]:
         """Add a client; its id, and its secret, which is not kept and cannot be shown again.
 
+        Args:
+            name: what its id begins with.
+            scopes: what it may ask for.
+            claims: what its tokens say besides, as {"roles": ["risk"], "tenant": "acme"}.
+
         Raises:
-            ConfigurationError: the name or a scope is none.
+            ConfigurationError: the name, a scope or a claim is none.
         """
         if not _NAME.fullmatch(name):
             raise ConfigurationError(
                 f"'{name}' cannot name a client. Use letters, digits, dots, dashes and underscores, 64 at most."
             )
-        allowed = tuple(str(scope) for scope in checked_scopes(scopes))
+        allowed, more = tuple(str(scope) for scope in checked_scopes(scopes)), _checked_claims(claims)
         secret, salt = secrets.token_urlsafe(32), secrets.token_hex(16)
         with self._changing() as clients:
             client = Client(
                 client_id=f"{name}-{secrets.token_hex(4)}",
                 name=name,
                 scopes=allowed,
+                claims=more,
                 created_at=datetime.now(UTC).replace(microsecond=0),
                 salt=salt,
                 secret_digest=_digest(salt, secret),
@@ -139,25 +155,34 @@ class Issuer:
         client = self._read_clients().get(client_id, _NOBODY)
         return client if client.has_secret(secret) and client is not _NOBODY else None
 
-    def token(self, client_id: str, scopes: Iterable[str], lifetime: timedelta | float) -> str:
+    def token(
+        self,
+        client_id: str,
+        scopes: Iterable[str],
+        lifetime: timedelta | float,
+        claims: Mapping[str, Any] = MappingProxyType({}),
+    ) -> str:
         """A signed access token (RFC 9068) in the name of that client, whether or not it is on the list.
 
         Args:
             client_id: who it is for; `sub` and `client_id` of the token.
             scopes: what it allows.
             lifetime: how long, as a timedelta or in seconds; 24 hours at most.
+            claims: what it says besides, as of `add_client`.
 
         Raises:
-            ConfigurationError: a scope is none, or the lifetime is out of bounds.
+            ConfigurationError: a scope or claim is none, or the lifetime is out of bounds.
         """
         life = lifetime if isinstance(lifetime, timedelta) else timedelta(seconds=lifetime)
         if not timedelta(0) < life <= _LONGEST_LIFE:
             raise ConfigurationError(f"A token lives up to {_LONGEST_LIFE}, and not {life}.")
-        return self._signed(client_id, checked_scopes(scopes), int(life.total_seconds()) or 1)
+        more = _checked_claims(claims)
+        return self._signed(client_id, checked_scopes(scopes), int(life.total_seconds()) or 1, more)
 
-    def _signed(self, client_id: str, scopes: Iterable[Scope], seconds: int) -> str:
+    def _signed(self, client_id: str, scopes: Iterable[Scope], seconds: int, more: Mapping[str, Any]) -> str:
         now = int(time.time())
         claims = {
+            **more,
             "iss": self.identifier,
             "aud": self.audience,
             "sub": client_id,
@@ -199,6 +224,26 @@ class Issuer:
             clients = self._read_clients()
             yield clients
             _write(self.folder / _CLIENTS, msgspec.json.format(msgspec.json.encode(clients)))
+
+
+def _checked_claims(claims: Mapping[str, Any]) -> dict[str, Any]:
+    checked: dict[str, Any] = {}
+    for name, value in claims.items():
+        if name in _OWN_CLAIMS or not _CLAIM.fullmatch(name):
+            raise ConfigurationError(
+                f"'{name}' cannot be a claim of a client. Use letters, digits and _ . : / -, and none of the issuer's own: "
+                f"{', '.join(sorted(_OWN_CLAIMS))}."
+            )
+        listed = name in _LISTS and isinstance(value, list | tuple)
+        checked[name] = list(value) if listed else value
+        for one in checked[name] if listed else [value]:
+            if not isinstance(one, int) and not (isinstance(one, str) and one and one.isprintable()):
+                raise ConfigurationError(
+                    f"Claim '{name}' has {one!r}. Give printable text, a whole number, true or false."
+                )
+    if len(json.dumps(checked)) > _LARGEST_CLAIMS:
+        raise ConfigurationError(f"The claims of one client are longer than {_LARGEST_CLAIMS} bytes. Give it fewer.")
+    return checked
 
 
 def _new_key() -> ECKey:

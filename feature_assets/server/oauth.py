@@ -14,12 +14,12 @@ from urllib.parse import parse_qsl, unquote_plus
 import orjson
 from starlette.types import Receive, Scope
 
+from feature_assets.access import ACTS, parse_scope
 from feature_assets.errors import ConfigurationError
 from feature_assets.server.gate import Exchange
 from feature_assets.server.issuer import Client, Issuer
 from feature_assets.server.limits import Allowance, read_body
 from feature_assets.server.problems import Problem
-from feature_assets.server.scopes import ACTS, parse_scope
 
 TOKEN_PATH: Final = "/oauth/token"  # noqa: S105 (a path)
 JWKS_PATH: Final = "/oauth/jwks.json"
@@ -76,7 +76,7 @@ class TokenEndpoint:
             code = "unsupported_grant_type" if form.get("grant_type") else "invalid_request"
             raise _Refused(code, "Ask with grant_type=client_credentials.")
         scopes = _granted_scopes(client, form.get("scope", ""))
-        token = self._issuer.token(client.client_id, scopes, self._lifetime)
+        token = self._issuer.token(client.client_id, scopes, self._lifetime, client.claims)
         return client, {
             "access_token": token,
             "token_type": "Bearer",

@@ -11,9 +11,10 @@ from typing import Any, Final, TypeVar
 
 from starlette.types import Receive, Scope
 
+from feature_assets.access import Principal
 from feature_assets.config import ServerSettings
 from feature_assets.errors import StoreUnavailable, Unauthenticated
-from feature_assets.server.auth import Principal, TokenValidator
+from feature_assets.server.auth import TokenValidator
 from feature_assets.server.gate import Exchange, Headers
 from feature_assets.server.limits import read_body
 from feature_assets.server.problems import Problem

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from feature_assets.access import Grant
 from feature_assets.config import Settings
 from feature_assets.errors import (
     FeatureAssetsError,
@@ -27,7 +28,6 @@ from feature_assets.online.protocol import OnlineStore
 from feature_assets.references import ReadPlan, projections, resolve
 from feature_assets.registry import Published, Registry, RegistryStore
 from feature_assets.server.problems import Problem
-from feature_assets.server.scopes import Grant
 from feature_assets.server.wire import OnlineAnswer, OnlineQuestion
 from feature_assets.spec import Function
 from feature_assets.types import microseconds

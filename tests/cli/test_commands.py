@@ -1,5 +1,6 @@
 """Each command on a project as `init` makes it, over real stores: what it prints, for people and for machines."""
 
+import base64
 import json
 import sqlite3
 import sys
@@ -501,6 +502,15 @@ def test_clients_come_and_go(run: Run, project: Path) -> None:
     assert (listed["client_id"], listed["scopes"]) == (added["client_id"], ["features:read"])
     assert added["client_secret"] not in json.dumps(listed)
     assert added["client_id"] in run("auth", "client", "list").out
+    claims = ("--role", "risk", "--role", "fraud", "--claim", "tenant=acme", "--claim", "level=3")
+    given = run("auth", "client", "add", "acme", "-s", "features:read", *claims, "--json").rows
+    assert given["claims"] == {"roles": ["risk", "fraud"], "tenant": "acme", "level": 3}
+    assert "roles=risk,fraud" in run("auth", "client", "list").out
+    token = run("auth", "token", "-s", "features:read", "--client", given["client_id"], "--claim", "level=4").out
+    said = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    assert (said["roles"], said["tenant"], said["level"]) == (["risk", "fraud"], "acme", 4)
+    assert "'--claim tenant' names no" in run("auth", "token", "-s", "admin", "--claim", "tenant", code=1).said
+    run("auth", "client", "remove", given["client_id"], "--yes")
     assert "'bogus' is not a scope" in run("auth", "client", "add", "x", "--scope", "bogus", code=1).said
     assert "Nothing was removed" in run("auth", "client", "remove", added["client_id"], code=1).said
     run("auth", "client", "remove", added["client_id"], "--yes")

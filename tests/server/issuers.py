@@ -286,6 +286,13 @@ BAD: dict[str, Made] = {
     "scopes as a list": lambda i: i.token(scope=["features:read"]),
     "scopes as a number": lambda i: i.token(scope=5),
     "scopes as an object": lambda i: i.token(scope={"features:read": True}),
+    "roles as a number": lambda i: i.token(roles=5),
+    "roles as an object": lambda i: i.token(roles={"risk": True}),
+    "a role that is none": lambda i: i.token(roles=["risk", ""]),
+    "a line break in a role": lambda i: i.token(roles=["risk\nadmin"]),
+    "a role of 600 letters": lambda i: i.token(roles=["a" * 600]),
+    "2,000 roles": lambda i: i.token(roles=["r"] * 2_000),
+    "groups in groups": lambda i: i.token(groups=[["a"]]),
     "a claim twice": _raw(lambda text, url: text[:-1] + f', "iss": "{url}"}}'),
     "a header twice": lambda i: signed(
         '{"alg":"ES256","alg":"ES256","typ":"at+jwt","kid":"ec"}',

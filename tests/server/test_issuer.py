@@ -114,6 +114,15 @@ def test_mistakes_are_named(tmp_path):
         issuer.add_client("two words", ["features:read"])
     with pytest.raises(ConfigurationError, match="is not a scope"):
         issuer.add_client("scorer", ["everything"])
+    for claims, message in (
+        ({"sub": "admin"}, "'sub' cannot be a claim of a client. .* none of the issuer's own: aud, client_id"),
+        ({"two words": 1}, "'two words' cannot be a claim"),
+        ({"tenant": ["a", "b"]}, r"Claim 'tenant' has \['a', 'b'\]. Give printable text"),
+        ({"roles": ["risk", ""]}, "Claim 'roles' has ''"),
+        ({"roles": [f"role-{number}" for number in range(1_000)]}, "longer than 8192 bytes"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            issuer.add_client("scorer", ["features:read"], claims)
     with pytest.raises(ConfigurationError, match="lives up to 1 day"):
         issuer.token("scorer", ["features:read"], timedelta(days=2))
     with pytest.raises(ConfigurationError, match="lives up to 1 day"):
@@ -156,6 +165,17 @@ async def test_credentials_in_the_header_or_in_the_form(http, client):
     question = {"features": ["weather:wind"], "entities": {"origin": ["JFK"]}}
     answer = await http.post("/get-online-features", json=question, headers=bearer(by_form.json()["access_token"]))
     assert answer.status_code == 200
+
+
+async def test_a_token_says_what_the_client_was_given(http, platform):
+    claims = {"roles": ["risk"], "groups": ["analysts"], "tenant": "acme", "level": 3}
+    client = platform.issuer.add_client("acme", ["features:read"], claims)
+    answer = await http.post(TOKEN, data=GRANT, headers=basic(*client))
+    token = jwt.decode(
+        answer.json()["access_token"],
+        KeySet.import_key_set(platform.issuer.public_keys()),  # type: ignore[arg-type]
+    )
+    assert {name: token.claims[name] for name in claims} == claims
 
 
 async def test_fewer_scopes_than_allowed(http, client):

@@ -245,6 +245,41 @@ async def test_metadata_that_leads_elsewhere_is_not_followed(metadata, rotating)
     assert fetches(rotating) == 0
 
 
+async def test_roles_groups_and_claims_are_taken_from_where_the_settings_say(rotating):
+    keys = KeyCache(lambda: fetched_keys(rotating.url))
+    paths = ["roles", "resource_access.features.roles", "realm.access.roles"]
+    validator = TokenValidator(
+        rotating.url, AUDIENCE, keys, role_claims=paths, group_claims=["https://acme.example/groups"]
+    )
+    claims = rotating.claims(
+        roles="auditor",
+        resource_access={"features": {"roles": ["risk", "fraud"]}, "other": {"roles": ["admin"]}},
+        realm={"access": {"tenant": 7}, "access.tenant": 8, "name": "acme"},
+        groups=["not asked for"],
+        level=3,
+        staff=True,
+        ratio=0.5,
+        nothing=None,
+        long="x" * 600,
+    )
+    claims["https://acme.example/groups"] = ["/risk/analysts"]
+    found = await validator.validated(rotating.token(claims).encode())
+    assert found.roles == {"auditor", "risk", "fraud"}
+    assert found.groups == {"/risk/analysts"}
+    assert found.names == {
+        "role:auditor",
+        "role:risk",
+        "role:fraud",
+        "group:/risk/analysts",
+        "client:scorer",
+        "subject:user-1",
+    }
+    # Of two claims at one path neither counts; lists, fractions and long texts are nothing to compare a key with.
+    values = {name: found.claims.get(name) for name in ("realm.name", "level", "staff", "sub")}
+    assert values == {"realm.name": "acme", "level": 3, "staff": True, "sub": "user-1"}
+    assert not {"realm.access.tenant", "ratio", "nothing", "long", "groups"} & found.claims.keys()
+
+
 def test_the_table_is_as_long_as_it_should_be():
     assert len(GOOD) + len(BAD) >= 62
     assert isinstance(ServerSettings().audience, str)
