@@ -102,6 +102,10 @@ def _hint(asked: str, known: Sequence[str], kind: str) -> str:
 class UnknownName(FeatureAssetsError, LookupError):
     """Nothing of that name is known."""
 
+    @classmethod
+    def of(cls, kind: str, name: str, known: Sequence[str]) -> Self:
+        return cls(f"There is no {kind} '{name}' that you may know of. {_hint(name, known, 'names')}")
+
 
 class UnknownView(UnknownName):
     @classmethod

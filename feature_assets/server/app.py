@@ -23,9 +23,10 @@ from uvicorn.supervisors import Multiprocess
 from feature_assets.access import ACTS
 from feature_assets.config import Settings
 from feature_assets.errors import ConfigurationError, FeatureAssetsError
+from feature_assets.server import catalogue
 from feature_assets.server import documentation as pages
 from feature_assets.server.auth import TokenValidator
-from feature_assets.server.gate import Gate, exchange_of
+from feature_assets.server.gate import Gate
 from feature_assets.server.issuer import Issuer
 from feature_assets.server.journal import Journal
 from feature_assets.server.keys import KeyCache, checked_issuer, fetched_keys, is_loopback
@@ -37,9 +38,10 @@ from feature_assets.server.oauth import (
     resource_metadata,
     server_metadata,
 )
-from feature_assets.server.problems import MEDIA_TYPE, Problem, origin
+from feature_assets.server.problems import Problem, origin
 from feature_assets.server.process import config_of, listening, own_log
 from feature_assets.server.routes import Bearer, OnlineFeatures
+from feature_assets.server.routing import Callers, Refusal
 from feature_assets.server.serving import READ, Serving
 
 log = logging.getLogger(__name__)
@@ -82,7 +84,9 @@ def create_app(settings: Settings) -> FeatureServer:
         group_claims=settings.server.group_claims,
     )
     serving = Serving(settings)
-    online = OnlineFeatures(serving, Bearer(validator), settings.server)
+    bearer = Bearer(validator)
+    callers = Callers(bearer, _security(settings))
+    online = OnlineFeatures(serving, bearer, settings.server)
     on_loopback = is_loopback(settings.server.host)
     app = FeatureServer(
         title="Feature Assets",
@@ -99,6 +103,7 @@ def create_app(settings: Settings) -> FeatureServer:
     handlers: dict[tuple[str, str], Any] = {("POST", ONLINE_PATH): online}
     _describe_online(app, _security(settings))
     _add_health(app, serving)
+    catalogue.add_to(app, serving, callers, settings)
     if issuer is not None:
         handlers["POST", TOKEN_PATH] = TokenEndpoint(issuer, settings.server.token_lifetime_seconds)
         _describe_token(app)
@@ -173,8 +178,11 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 (it is registered for this class alone)
     kinds = {404: ("no-such-route", "There is nothing at this path."), 405: ("wrong-method", "Not by this method.")}
     kind, detail = kinds.get(error.status_code, ("refused", str(error.detail)))
-    document = Problem(error.status_code, kind, detail).document(exchange_of(request.scope).id.decode())
-    return Response(document, error.status_code, headers=error.headers, media_type=MEDIA_TYPE)
+    in_catalogue = request.url.path.startswith(f"{catalogue.PREFIX}/")
+    if in_catalogue and error.status_code == 405:
+        detail = catalogue.NOT_WRITTEN
+    problem = Problem(error.status_code, kind, detail, headers=error.headers)
+    return Refusal(problem, "feast registry" if in_catalogue else None)
 
 
 def _security(settings: Settings) -> SecurityBase:

@@ -5,12 +5,13 @@ policy that lets nothing else in.
 """
 
 import logging
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
@@ -126,6 +127,113 @@ TOKEN_FORM: Final = {
     "content": {"application/x-www-form-urlencoded": {"schema": TokenForm.model_json_schema()}},
 }
 
+
+class RegistryObject(BaseModel):
+    """An object as Feast's registry server describes it: most have `spec` and `meta`, sources and features do not."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class RegistryPage(BaseModel):
+    """Which part of the whole this is."""
+
+    page: int
+    limit: int
+    totalCount: int  # noqa: N815 (Feast's name, as those below)
+    totalPages: int  # noqa: N815
+    hasNext: bool  # noqa: N815
+    hasPrevious: bool  # noqa: N815
+
+
+class RelationEnd(BaseModel):
+    """One of two things that belong together."""
+
+    type: str
+    name: str
+
+
+class RegistryRelation(BaseModel):
+    """`source` goes into `target`."""
+
+    source: RelationEnd
+    target: RelationEnd
+    project: str | None = None
+
+
+class Relationships(BaseModel):
+    """What one object goes into and is made of."""
+
+    relationships: list[RegistryRelation]
+    pagination: RegistryPage
+
+
+class Lineage(BaseModel):
+    """What goes into what, in one step and in several."""
+
+    relationships: list[RegistryRelation]
+    indirect_relationships: list[RegistryRelation]
+    relationships_pagination: RegistryPage | None = None
+    indirect_relationships_pagination: RegistryPage | None = None
+
+
+class Complete(BaseModel):
+    """All objects by collection, and what goes into what."""
+
+    project: str
+    objects: dict[str, list[RegistryObject]]
+    relationships: list[RegistryRelation]
+    indirectRelationships: list[RegistryRelation]  # noqa: N815 (Feast's name)
+    pagination: dict[str, RegistryPage]
+
+
+class CompleteAll(BaseModel):
+    """The same for each code location."""
+
+    projects: list[Complete]
+
+
+class Hit(BaseModel):
+    """One object that a search found."""
+
+    type: str
+    name: str
+    description: str
+    project: str
+    matched_tags: dict[str, str]
+    match_score: float = Field(description="100 by name, 80 by description, 60 by tag, less where it is only similar.")
+    featureView: str | None = None  # noqa: N815 (Feast's name)
+
+
+class Found(BaseModel):
+    """What a search found."""
+
+    query: str
+    projects_searched: list[str]
+    results: list[Hit]
+    pagination: RegistryPage
+    errors: list[str]
+
+
+class RegistryError(BaseModel):
+    """A refusal in the form of Feast's registry server."""
+
+    status_code: int
+    detail: str
+    error_type: str
+
+
+@cache
+def registry_list(key: str) -> type[BaseModel]:
+    """A page of objects, with them under that key."""
+    fields: dict[str, Any] = {
+        key: (list[RegistryObject], ...),
+        "pagination": (RegistryPage, ...),
+        "relationships": (dict[str, list[RegistryRelation]] | None, None),
+    }
+    name = f"{key[0].upper()}{key[1:]}Listed"
+    return create_model(name, __doc__="A page of a list.", **fields)
+
+
 _REFUSALS: Final = {
     400: "The body is no JSON, or broke off.",
     401: "There is no valid token.",
@@ -147,6 +255,11 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {"description": _REFUSALS[status], "content": {"application/problem+json": {"schema": schema}}}
         for status in statuses
     }
+
+
+def registry_refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same for the routes that refuse as Feast's registry server does."""
+    return {status: {"description": _REFUSALS[status], "model": RegistryError} for status in statuses}
 
 
 def describe_problems(app: FastAPI) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from feature_assets.server.problems import Problem, problem_of, unforeseen
+from feature_assets.server.problems import Dialect, Problem, problem_of, unforeseen
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +25,19 @@ _WORD: Final = re.compile(r"[A-Za-z0-9_./:@-]{1,100}")
 
 
 class Exchange:
-    """One request and what the log says of it: names and counts, no values and no tokens."""
+    """One request and what the log says of it: names and counts, no values and no tokens.
 
-    __slots__ = ("_begun", "_send", "client", "features", "id", "registry", "rows", "status")
+    `dialect` is the form in which whoever asks reads a refusal.
+    """
+
+    __slots__ = ("_begun", "_send", "client", "dialect", "features", "id", "registry", "rows", "status")
 
     def __init__(self, send: Send | None = None) -> None:
         self._send = send
         self._begun = perf_counter()
         self.id = b"%b-%x" % (_PREFIX, next(_numbers))
         self.status = 0
+        self.dialect: Dialect = "problem"
         self.client = self.registry = "-"
         self.features = self.rows = 0
 
@@ -148,7 +152,7 @@ class Gate:
         if exchange.status:
             # The head of an answer is out: no second one can follow it, and the connection ends.
             raise error
-        await problem.answer(scope, exchange.send, request_id)
+        await problem.answer(scope, exchange.send, request_id, exchange.dialect)
 
 
 def exchange_of(scope: Mapping[str, Any]) -> Exchange:

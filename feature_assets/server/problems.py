@@ -1,11 +1,14 @@
-"""Refusals as RFC 9457 problem documents: what is wrong, where, and how to mend it; never what a caller may not know."""
+"""Refusals as RFC 9457 problem documents: what is wrong, where, and how to mend it; never what a caller may not know.
+
+Clients of Feast are refused in the form that they know, with the same status and the same words.
+"""
 
 import logging
 import re
 import traceback
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import orjson
 from starlette.types import Scope, Send
@@ -30,6 +33,21 @@ from feature_assets.errors import (
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
+
+Dialect: TypeAlias = Literal["problem", "feast", "feast registry"]
+"""In which form a refusal is read: RFC 9457, the error of Feast's feature server, or that of its registry server."""
+
+# Only Feast's SDK sends these, and it sends one of them with all that its users ask for or write.
+_SENT_BY_FEAST: Final = (b'"include_feature_view_version_metadata"', b'"allow_registry_cache"')
+
+_FEAST_CLASSES: Final = {
+    "unknown-view": "FeatureViewNotFoundException",
+    "unknown-or-forbidden": "FeatureViewNotFoundException",
+    "unknown-service": "FeatureServiceNotFoundException",
+    "unknown-feature": "SpecifiedFeaturesNotPresentError",
+    "name-collision": "FeatureNameCollisionError",
+    "insufficient-scope": "FeastPermissionError",
+}
 
 _LONGEST_DETAIL = 700
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -60,12 +78,11 @@ class Problem(Exception):
 
     def document(self, request_id: str) -> bytes:
         """The problem document."""
-        detail = _CONTROL.sub("�", self.detail)
         found: dict[str, object] = {
             "type": f"urn:feature-assets:problem:{self.kind}",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
-            "detail": detail if len(detail) <= _LONGEST_DETAIL else detail[: _LONGEST_DETAIL - 1] + "…",
+            "detail": self._shown,
         }
         if self.pointer:
             found["pointer"] = _CONTROL.sub("�", self.pointer)[:_LONGEST_DETAIL]
@@ -73,18 +90,44 @@ class Problem(Exception):
             found["request_id"] = request_id
         return orjson.dumps(found)
 
-    async def answer(self, scope: Scope, send: Send, request_id: str) -> None:
+    def as_feast(self) -> bytes:
+        """A string of JSON in JSON, which Feast's SDK raises again as an error of that class."""
+        name = _FEAST_CLASSES.get(self.kind, "FeastError")
+        detail = {"module": "feast.errors", "class": name, "message": self._shown}
+        return orjson.dumps(orjson.dumps(detail).decode())
+
+    def as_feast_registry(self) -> bytes:
+        """What Feast's registry server answers."""
+        names = {403: "FeastPermissionError", 404: "FeastObjectNotFoundException", 422: "RequestValidationError"}
+        name = names.get(self.status, "HTTPException")
+        return orjson.dumps({"status_code": self.status, "detail": self._shown, "error_type": name})
+
+    @property
+    def _shown(self) -> str:
+        detail = _CONTROL.sub("�", self.detail)
+        return detail if len(detail) <= _LONGEST_DETAIL else detail[: _LONGEST_DETAIL - 1] + "…"
+
+    async def answer(self, scope: Scope, send: Send, request_id: str, dialect: Dialect = "problem") -> None:
         """Send it."""
-        document = self.document(request_id)
+        if dialect == "problem":
+            document, media_type = self.document(request_id), MEDIA_TYPE
+        else:
+            document = self.as_feast() if dialect == "feast" else self.as_feast_registry()
+            media_type = "application/json"
         if self.challenge is not None:
             about = f'resource_metadata="{origin(scope)}/.well-known/oauth-protected-resource"'
             self.headers["www-authenticate"] = ", ".join(
                 filter(None, ('Bearer realm="feature-assets"', self.challenge, about))
             )
-        headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(document)).encode())]
+        headers = [(b"content-type", media_type.encode()), (b"content-length", str(len(document)).encode())]
         headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": document})
+
+
+def dialect_of(body: bytes) -> Dialect:
+    """Whether Feast's SDK sent this body, by a field that it always sends and nobody else does."""
+    return "feast" if any(field in body for field in _SENT_BY_FEAST) else "problem"
 
 
 _HOST = re.compile(rb"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:]{2,45}\](:[0-9]{1,5})?")

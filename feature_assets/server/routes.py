@@ -17,7 +17,7 @@ from feature_assets.errors import StoreUnavailable, Unauthenticated
 from feature_assets.server.auth import TokenValidator
 from feature_assets.server.gate import Exchange, Headers
 from feature_assets.server.limits import read_body
-from feature_assets.server.problems import Problem
+from feature_assets.server.problems import Problem, dialect_of
 from feature_assets.server.serving import READ, Question, Serving, insufficient_scope
 from feature_assets.server.wire import OnlineQuestion, read_question
 
@@ -83,6 +83,7 @@ class OnlineFeatures:
         if not principal.grant.anywhere(READ):
             raise insufficient_scope("This token may not read features.")
         body = await read_body(scope, receive, largest=self._max_bytes)
+        exchange.dialect = dialect_of(body)
         asked = read_question(body, max_keys=self._max_keys)
         snapshot = self._serving.current
         question = snapshot.compiled.get(asked.key)

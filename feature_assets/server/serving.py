@@ -42,7 +42,7 @@ _QUESTIONS_WARMED: Final = 64
 
 READ: Final = "features:read"
 _SEE_PERSONAL: Final = "pii:read"
-_KNOW: Final = "registry:read"
+KNOW: Final = "registry:read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,7 @@ class Snapshot:
     def __init__(self, published: Published, store: OnlineStore, settings: Settings) -> None:
         self.registry: Registry = published.registry
         self.digest, self.etag = published.digest, published.etag
+        self.published_at = published.published_at
         self.headers = ((b"content-type", b"application/json"), (b"x-feature-registry", published.digest.encode()))
         self.lines = b"".join(b"%b: %b\r\n" % header for header in self.headers)
         self._store, self._settings = store, settings
@@ -189,7 +190,7 @@ class Snapshot:
         return _Need(kind, name, frozenset(views), known)
 
     def _refusal(self, need: _Need, grant: Grant) -> Exception:
-        if not grant.allows(_KNOW, need.name):
+        if not grant.allows(KNOW, need.name):
             return Problem(
                 404,
                 "unknown-or-forbidden",
@@ -199,19 +200,17 @@ class Snapshot:
         if not need.known:
             registry = self.registry
             if need.kind == "feature service":
-                return UnknownService.among(
-                    need.name, [name for name in registry.services if grant.allows(_KNOW, name)]
-                )
+                return UnknownService.among(need.name, [name for name in registry.services if grant.allows(KNOW, name)])
             return UnknownView.among(
-                need.name, [name for name in (*registry.views, *registry.on_demand) if grant.allows(_KNOW, name)]
+                need.name, [name for name in (*registry.views, *registry.on_demand) if grant.allows(KNOW, name)]
             )
-        missing = sorted(view for view in need.views if grant.allows(_KNOW, view) and not grant.allows(READ, view))
+        missing = sorted(view for view in need.views if grant.allows(KNOW, view) and not grant.allows(READ, view))
         return insufficient_scope(f"This token may not read the {need.kind} '{need.name}'.", missing)
 
 
-def insufficient_scope(why: str, views: Sequence[str] = ()) -> Problem:
+def insufficient_scope(why: str, views: Sequence[str] = (), *, act: str = READ) -> Problem:
     """A token that is good and does not allow this (RFC 6750)."""
-    scope = " ".join(f"{READ}:{view}" for view in views[:20]) or READ
+    scope = " ".join(f"{act}:{view}" for view in views[:20]) or act
     return Problem(
         403,
         "insufficient-scope",
