@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from feature_assets.errors import ConfigurationError
@@ -30,6 +30,11 @@ class ServerSettings(BaseModel):
         ("roles",), description="Dotted paths of the claims with roles, as resource_access.features.roles."
     )
     group_claims: tuple[str, ...] = Field(("groups",), description="Dotted paths of the claims with groups.")
+    introspection_client: str | None = Field(
+        None, description="The client as which the server asks the issuer about tokens that are no JWTs."
+    )
+    introspection_secret: SecretStr | None = None
+    introspection_seconds: float = Field(30.0, gt=0, le=3600)
     registry_refresh_seconds: float = Field(2.0, gt=0)
     max_body_bytes: int = Field(1 << 20, gt=0)
     max_keys: int = Field(1_000, gt=0)
@@ -37,6 +42,14 @@ class ServerSettings(BaseModel):
     max_views: int = Field(64, gt=0)
     body_timeout_seconds: float = Field(15.0, gt=0)
     token_lifetime_seconds: int = Field(3600, gt=0, le=86_400)
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if (self.introspection_client is None) != (self.introspection_secret is None):
+            raise ValueError("introspection_client and introspection_secret go together; set both, or neither")
+        if self.introspection_client is not None and self.issuer is None:
+            raise ValueError("introspection_client is known to a foreign issuer only; set issuer too")
+        return self
 
 
 class Settings(BaseSettings):

@@ -6,8 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import uvicorn
 from fastapi import FastAPI, Security
@@ -27,9 +26,10 @@ from feature_assets.server import catalogue
 from feature_assets.server import documentation as pages
 from feature_assets.server.auth import TokenValidator
 from feature_assets.server.gate import Gate
+from feature_assets.server.introspection import Introspection
 from feature_assets.server.issuer import Issuer
 from feature_assets.server.journal import Journal
-from feature_assets.server.keys import KeyCache, checked_issuer, fetched_keys, is_loopback
+from feature_assets.server.keys import KeyCache, checked_issuer, is_loopback
 from feature_assets.server.oauth import (
     JWKS_PATH,
     TOKEN_PATH,
@@ -43,6 +43,9 @@ from feature_assets.server.process import config_of, listening, own_log
 from feature_assets.server.routes import Bearer, OnlineFeatures
 from feature_assets.server.routing import Callers, Refusal
 from feature_assets.server.serving import READ, Serving
+
+if TYPE_CHECKING:
+    from feature_assets.server.foreign import ForeignIssuer
 
 log = logging.getLogger(__name__)
 
@@ -73,15 +76,21 @@ def create_app(settings: Settings) -> FeatureServer:
             keys cannot be had.
     """
     check_binding(settings, settings.server.host)
-    issuer = None if settings.server.issuer else _embedded(settings)
-    keys = _key_cache(settings, issuer)
-    identifier = settings.server.issuer or (issuer.identifier if issuer else "")
+    issuer: Issuer | None = None
+    foreign: ForeignIssuer | None = None
+    if settings.server.issuer:
+        identifier, foreign = settings.server.issuer, _foreign(settings, settings.server.issuer)
+        keys = KeyCache(foreign.keys)
+    else:
+        issuer = Issuer.open(settings.place(settings.secrets), audience=settings.server.audience)
+        identifier, keys = issuer.identifier, _own_keys(issuer)
     validator = TokenValidator(
         identifier,
         settings.server.audience,
         keys,
         role_claims=settings.server.role_claims,
         group_claims=settings.server.group_claims,
+        introspection=_introspection(settings, foreign),
     )
     serving = Serving(settings)
     bearer = Bearer(validator)
@@ -96,7 +105,7 @@ def create_app(settings: Settings) -> FeatureServer:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=_lifespan(serving, keys, online),
+        lifespan=_lifespan(serving, keys, foreign, online),
         exception_handlers={HTTPException: _http_problem},
         generate_unique_id_function=lambda route: route.name,
     )
@@ -143,18 +152,31 @@ def check_binding(settings: Settings, host: str) -> None:
         )
 
 
-def _embedded(settings: Settings) -> Issuer:
-    return Issuer.open(settings.place(settings.secrets), audience=settings.server.audience)
+def _foreign(settings: Settings, issuer: str) -> "ForeignIssuer":
+    # With its HTTP client, which takes a tenth of a second to load and is for this alone.
+    from feature_assets.server.foreign import ForeignIssuer
+
+    secret = settings.server.introspection_secret
+    return ForeignIssuer(
+        issuer, client_id=settings.server.introspection_client, secret=secret.get_secret_value() if secret else None
+    )
 
 
-def _key_cache(settings: Settings, issuer: Issuer | None) -> KeyCache:
-    if issuer is not None:
-        # A file of our own: looking again costs nothing.
-        return KeyCache(issuer.public_keys, pause=1.0, fresh=30.0)
-    return KeyCache(partial(fetched_keys, settings.server.issuer or ""))
+def _own_keys(issuer: Issuer) -> KeyCache:
+    async def public_keys() -> object:
+        return await asyncio.to_thread(issuer.public_keys)
+
+    # A file of our own: looking again costs nothing.
+    return KeyCache(public_keys, pause=1.0, fresh=30.0)
 
 
-def _lifespan(serving: Serving, keys: KeyCache, online: OnlineFeatures) -> Any:
+def _introspection(settings: Settings, foreign: "ForeignIssuer | None") -> Introspection | None:
+    if foreign is None or settings.server.introspection_client is None:
+        return None
+    return Introspection(foreign.introspected, seconds=settings.server.introspection_seconds)
+
+
+def _lifespan(serving: Serving, keys: KeyCache, foreign: "ForeignIssuer | None", online: OnlineFeatures) -> Any:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
@@ -170,6 +192,8 @@ def _lifespan(serving: Serving, keys: KeyCache, online: OnlineFeatures) -> Any:
             await asyncio.gather(*running, return_exceptions=True)
             online.close()
             serving.close()
+            if foreign is not None:
+                await foreign.close()
 
     return lifespan
 

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from joserfc.jws import JWSRegistry, deserialize_compact
 
 from feature_assets.access import Claim, Grant, Principal
 from feature_assets.errors import StoreUnavailable, Unauthenticated
+from feature_assets.server.introspection import Introspection
 from feature_assets.server.keys import ALGORITHMS, KeyCache
 
 LEEWAY: Final = 30
@@ -39,12 +41,14 @@ _ALLOWED: Final = frozenset(name for names in ALGORITHMS.values() for name in na
 _TYPES: Final = frozenset({"at+jwt", "application/at+jwt"})
 # Each of these would have us take the key from the token itself, or read the token in another way than it says.
 _REFUSED_HEADERS: Final = frozenset({"jku", "jwk", "x5u", "x5c", "crit", "b64", "zip", "enc"})
+_OPAQUE: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _BASE64URL: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
 class TokenValidator:
     """Checks the tokens of one issuer for one audience. `role_claims` and `group_claims` are the dotted paths of the
-    claims that hold roles and groups, as `roles` or `resource_access.features.roles`.
+    claims that hold roles and groups, as `roles` or `resource_access.features.roles`. With `introspection` those tokens
+    count too that are no JWTs.
     """
 
     def __init__(
@@ -55,11 +59,12 @@ class TokenValidator:
         *,
         role_claims: Sequence[str] = ("roles",),
         group_claims: Sequence[str] = ("groups",),
+        introspection: Introspection | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.issuer, self.audience = issuer, audience
         self._role_claims, self._group_claims = tuple(role_claims), tuple(group_claims)
-        self._keys, self._clock = keys, clock
+        self._keys, self._introspection, self._clock = keys, introspection, clock
         self._remembered: OrderedDict[bytes, Principal] = OrderedDict()
         self._version = keys.version
 
@@ -81,7 +86,7 @@ class TokenValidator:
 
         Raises:
             Unauthenticated: the token is not good; the message says why, without quoting it.
-            StoreUnavailable: the issuer's keys cannot be had.
+            StoreUnavailable: the issuer's keys cannot be had, or it cannot be asked about the token.
         """
         found = self.remembered(token)
         if found is None:
@@ -105,20 +110,47 @@ class TokenValidator:
             self._version = self._keys.version
 
     async def _checked(self, token: bytes) -> Principal:
+        if self._introspection is not None and token.count(b".") != 2:
+            return await self._introspected(self._introspection, token)
         header = _header(token)
         key = await self._keys.key(header["kid"], header["alg"])
         # From here on nothing is waited for: the key is the issuer's when the token is remembered.
         if key is None:
             _refuse("The token is signed with a key that its issuer does not have.")
-        return self._principal(_verified_claims(token, key, header["alg"]))
-
-    def _principal(self, claims: Mapping[str, Any]) -> Principal:
+        claims = _verified_claims(token, key, header["alg"])
         if claims.get("iss") != self.issuer:
             _refuse("The token is from another issuer.")
+        now = self._clock()
+        ends = _checked_times(claims, now)
+        _text(claims, "jti")
+        # An issuer that cannot be reached any more may have taken the key back.
+        return self._principal(claims, min(ends, now + self._keys.good_for))
+
+    async def _introspected(self, introspection: Introspection, token: bytes) -> Principal:
+        text = token.decode("ascii")
+        if len(text) > _LARGEST_TOKEN or not _OPAQUE.fullmatch(text):
+            _refuse("The token is malformed.")
+        claims = await introspection.claims(text)
+        if claims.get("iss", self.issuer) != self.issuer:
+            _refuse("The token is from another issuer.")
+        now = self._clock()
+        ends = now + introspection.seconds
+        if "exp" in claims:
+            ends = min(ends, _time(claims, "exp"))
+        if ends <= now:
+            _refuse("The token has expired.")
+        if "nbf" in claims and _time(claims, "nbf") > now + LEEWAY:
+            _refuse("The token is not valid yet.")
+        # Where a client asks for itself, some issuers name no subject. RFC 9068 says what it is.
+        return self._principal({"sub": claims.get("client_id"), **claims}, ends)
+
+    def _principal(self, claims: Mapping[str, Any], ends: float) -> Principal:
         if self.audience not in _audiences(claims.get("aud")):
             _refuse("The token is for another audience.")
-        ends = _checked_times(claims, self._clock())
-        subject, client_id, _ = (_text(claims, name) for name in ("sub", "client_id", "jti"))
+        if "cnf" in claims:
+            # Whoever holds it has to prove that (DPoP, mutual TLS). Nobody is asked to here, so a stolen one would do.
+            _refuse("The token is bound to a key, which is not supported here.")
+        subject, client_id = (_text(claims, name) for name in ("sub", "client_id"))
         scope = claims.get("scope", "")
         if not isinstance(scope, str):
             _refuse("The token's 'scope' is not a string.")

@@ -6,13 +6,9 @@ may check with such a key may sign with it too.
 
 import asyncio
 import ipaddress
-import json
 import logging
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterable, Mapping
-from http.client import HTTPException
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -31,8 +27,6 @@ ALGORITHMS: Final[Mapping[tuple[str, str | None], tuple[str, ...]]] = {
 }
 
 _SMALLEST_RSA = 2048
-_LARGEST_ANSWER = 1 << 20
-_SECONDS_TO_ANSWER = 5.0
 
 Keys = Mapping[tuple[str, str], Key]
 """Public keys by key id and algorithm."""
@@ -83,7 +77,7 @@ class KeyCache:
 
     def __init__(
         self,
-        fetch: Callable[[], object],
+        fetch: Callable[[], Awaitable[object]],
         *,
         pause: float = 30.0,
         fresh: float = 300.0,
@@ -122,8 +116,8 @@ class KeyCache:
                 return
             self._tried = self._clock()
             try:
-                keys = usable_keys(await asyncio.to_thread(self._fetch))
-            except (OSError, ValueError, HTTPException, ConfigurationError) as error:
+                keys = usable_keys(await self._fetch())
+            except (OSError, ValueError) as error:
                 log.warning("keys of the issuer cannot be fetched error=%s: %s", type(error).__name__, error)
                 return
             if {name: key.as_dict() for name, key in keys.items()} != {
@@ -133,6 +127,11 @@ class KeyCache:
                 self._keys, self.version = keys, self.version + 1
                 log.info("keys of the issuer fetched keys=%d", len({kid for kid, _ in keys}))
             self._fetched = self._clock()
+
+    @property
+    def good_for(self) -> float:
+        """For how many seconds what was fetched last may be used, if nothing is fetched any more."""
+        return max(0.0, self._stale - self._age(self._fetched))
 
     def _age(self, moment: float | None) -> float:
         return float("inf") if moment is None else self._clock() - moment
@@ -163,71 +162,16 @@ def checked_issuer(issuer: str) -> str:
         raise ConfigurationError(
             f"server.issuer '{issuer}' is not an issuer. Write its URL, as in https://login.example.com/realms/features"
         )
-    if not _is_protected(issuer):
+    if not is_protected(issuer):
         raise ConfigurationError(
             f"server.issuer '{issuer}' is plain http: whoever is on the way could hand out keys. Write https://…"
         )
     return issuer
 
 
-def _is_protected(url: str) -> bool:
+def is_protected(url: str) -> bool:
+    """Whether nobody on the way can change what is said there: https, or this machine."""
     parts = urlsplit(url)
     return bool(parts.hostname) and (
         parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
     )
-
-
-def fetched_keys(issuer: str) -> object:
-    """The JWKS of a foreign issuer, found by OpenID discovery or by RFC 8414.
-
-    Raises:
-        OSError, ValueError: it cannot be fetched, or names another issuer or an unprotected place.
-    """
-    metadata = _metadata(issuer)
-    if metadata.get("issuer") != issuer:
-        raise ValueError(f"{issuer} says that it is another issuer; server.issuer has to be exactly what it says")
-    place = metadata.get("jwks_uri")
-    if not isinstance(place, str) or not _is_protected(place):
-        raise ValueError(f"the jwks_uri of {issuer} is missing or not https")
-    return _fetched(place)
-
-
-def _metadata(issuer: str) -> Mapping[str, Any]:
-    parts = urlsplit(issuer)
-    path = parts.path.rstrip("/")
-    root = f"{parts.scheme}://{parts.netloc}"
-    places = (
-        f"{root}{path}/.well-known/openid-configuration",
-        f"{root}/.well-known/oauth-authorization-server{path}",
-    )
-    for place in places:
-        try:
-            found = _fetched(place)
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code != 404 or place == places[-1]:
-                raise
-            continue
-        if isinstance(found, Mapping):
-            return found
-    raise ValueError(f"{issuer} has no metadata")
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect could lead a request that was made inside the network anywhere in it."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_opener = urllib.request.build_opener(_NoRedirect)
-
-
-def _fetched(url: str) -> object:
-    request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 (see `_is_protected`)
-    with _opener.open(request, timeout=_SECONDS_TO_ANSWER) as answer:
-        data = answer.read(_LARGEST_ANSWER + 1)
-    if len(data) > _LARGEST_ANSWER:
-        raise ValueError(f"{url} answers with more than {_LARGEST_ANSWER} bytes")
-    found: object = json.loads(data)
-    return found

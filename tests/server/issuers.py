@@ -7,8 +7,10 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
+from urllib.parse import parse_qsl, quote_plus
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from joserfc import jws
@@ -27,28 +29,40 @@ def b64(data: bytes | str) -> str:
     return base64.urlsafe_b64encode(data if isinstance(data, bytes) else data.encode()).rstrip(b"=").decode()
 
 
+INTROSPECTOR = ("feature server", "s%cr+t:ü")
+"""Who may introspect, with letters that have to be escaped."""
+
+
+@cache
+def _made_keys() -> Mapping[str, Key]:
+    """Made once: each RSA key takes a good part of a second."""
+    return {
+        "rsa": RSAKey.generate_key(2048),
+        "ec": ECKey.generate_key("P-256"),
+        "ed": OKPKey.generate_key("Ed25519"),
+        "p384": ECKey.generate_key("P-384"),
+        "weak": weak_key(),
+        "oct": OctKey.generate_key(256),
+        "enc": RSAKey.generate_key(2048),
+        "ops": ECKey.generate_key("P-256"),
+        "only256": RSAKey.generate_key(2048),
+    }
+
+
 class ForeignIssuer:
-    """`requests` are the paths that were asked for."""
+    """`requests` are the paths that were asked for, `opaque` what it says of tokens that only it can read."""
 
     def __init__(self) -> None:
-        self.keys: dict[str, Key] = {
-            "rsa": RSAKey.generate_key(2048),
-            "ec": ECKey.generate_key("P-256"),
-            "ed": OKPKey.generate_key("Ed25519"),
-            "p384": ECKey.generate_key("P-384"),
-            "weak": weak_key(),
-            "oct": OctKey.generate_key(256),
-            "enc": RSAKey.generate_key(2048),
-            "ops": ECKey.generate_key("P-256"),
-            "only256": RSAKey.generate_key(2048),
-        }
+        self.keys = dict(_made_keys())
         self.extra = {
             "enc": {"use": "enc"},
             "ops": {"key_ops": ["sign"]},
             "only256": {"alg": "RS256", "use": "sig"},
         }
         self.requests: list[str] = []
+        self.opaque: dict[str, Any] = {}
         self.down = False
+        self.lasting = 0.0
         self.metadata: dict[str, Any] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}/realm"
@@ -79,6 +93,7 @@ class ForeignIssuer:
                     "/realm/.well-known/openid-configuration": {
                         "issuer": issuer.url,
                         "jwks_uri": f"{root}/keys",
+                        "introspection_endpoint": f"{root}/introspect",
                         **issuer.metadata,
                     },
                     "/keys": issuer.jwks(),
@@ -88,10 +103,28 @@ class ForeignIssuer:
                 self.end_headers()
                 self.wfile.write(json.dumps(found).encode())
 
+            def do_POST(self) -> None:
+                issuer.requests.append(self.path)
+                time.sleep(issuer.lasting)
+                form = dict(parse_qsl(self.rfile.read(int(self.headers["content-length"])).decode()))
+                login = ":".join(map(quote_plus, INTROSPECTOR))
+                allowed = self.headers["authorization"] == f"Basic {base64.b64encode(login.encode()).decode()}"
+                allowed = allowed or (form.get("client_id"), form.get("client_secret")) == INTROSPECTOR
+                self.send_response(503 if issuer.down else 200 if allowed else 401)
+                self.end_headers()
+                self.wfile.write(json.dumps(issuer.opaque.get(form["token"], {"active": False})).encode())
+
             def log_message(self, *_: object) -> None:
                 pass
 
         return Handler
+
+    def opaque_token(self, **more: Any) -> str:
+        """A token that only this issuer can read; `more` is what it says of it, None leaves something out."""
+        token = f"opaque_{len(self.opaque)}"
+        said = {"active": True, "token_type": "Bearer", **self.claims(jti=None, sub=None), **more}
+        self.opaque[token] = {name: value for name, value in said.items() if value is not None}
+        return token
 
     def claims(self, **more: Any) -> dict[str, Any]:
         """What a good token says; None leaves a claim out."""
@@ -199,6 +232,36 @@ GOOD: dict[str, Made] = {
     "other scopes beside": lambda i: i.token(scope="openid profile features:read features:unknown"),
 }
 
+OPAQUE_GOOD: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "with a subject": {"sub": "user-1"},
+    "several audiences": {"aud": ["other", AUDIENCE]},
+    "no issuer": {"iss": None},
+    "no end": {"exp": None},
+    "type in lower case": {"token_type": "bearer"},
+    "its use": {"token_use": "access_token"},
+}
+
+OPAQUE_BAD: dict[str, dict[str, Any]] = {
+    "not active": {"active": False},
+    "active as text": {"active": "true"},
+    "active as a number": {"active": 1},
+    "active left out": {"active": None},
+    "no audience": {"aud": None},
+    "another audience": {"aud": "other"},
+    "another issuer": {"iss": "http://127.0.0.1:1/realm"},
+    "another type": {"token_type": "DPoP"},
+    "no type": {"token_type": None},
+    "a refresh token": {"token_use": "refresh_token"},
+    "bound to a key": {"cnf": {"jkt": "abc"}},
+    "expired": {"exp": 1_000},
+    "exp as text": {"exp": "never"},
+    "not valid yet": {"nbf": 2**40},
+    "no client": {"client_id": None},
+    "a client of two lines": {"client_id": "a\nb"},
+    "scopes as a list": {"scope": ["features:read"]},
+}
+
 BAD: dict[str, Made] = {
     "no type": lambda i: i.token(header={"typ": None}),
     "empty type": lambda i: i.token(header={"typ": ""}),
@@ -281,6 +344,7 @@ BAD: dict[str, Made] = {
     "a subject of two lines": lambda i: i.token(sub="a\nstatus=200"),
     "half a surrogate pair": _raw(lambda text, _: text.replace("user-1", "\\ud800")),
     "a subject of 10,000 letters": lambda i: i.token(sub="a" * 10_000),
+    "bound to a key": lambda i: i.token(cnf={"jkt": "abc"}),
     "no client": lambda i: i.token(client_id=None),
     "no jti": lambda i: i.token(jti=None),
     "scopes as a list": lambda i: i.token(scope=["features:read"]),

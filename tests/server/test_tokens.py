@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from feature_assets.config import ServerSettings
 from feature_assets.errors import StoreUnavailable, Unauthenticated
 from feature_assets.server.auth import TokenValidator
-from feature_assets.server.keys import KeyCache, fetched_keys
+from feature_assets.server.foreign import ForeignIssuer as Asked
+from feature_assets.server.keys import KeyCache
 from tests.server.conftest import Platform, bearer, client_of, fill
 from tests.server.issuers import AUDIENCE, BAD, GOOD, ForeignIssuer
 
@@ -110,7 +111,7 @@ async def test_a_token_elsewhere_is_not_looked_for(platform, http):
 async def test_a_token_is_looked_at_again_once_it_has_expired(issuer):
     now = [0.0]
     validator = TokenValidator(
-        issuer.url, AUDIENCE, KeyCache(lambda: fetched_keys(issuer.url)), clock=lambda: now[0] + 1_000_000_000
+        issuer.url, AUDIENCE, KeyCache(Asked(issuer.url).keys), clock=lambda: now[0] + 1_000_000_000
     )
     token = issuer.token(iat=1_000_000_000, exp=1_000_000_060).encode()
     assert (await validator.validated(token)).subject == "user-1"
@@ -127,16 +128,20 @@ async def test_what_is_remembered_is_bounded(issuer, monkeypatch):
     from feature_assets.server import auth
 
     monkeypatch.setattr(auth, "_REMEMBERED", 3)
-    validator = TokenValidator(issuer.url, AUDIENCE, KeyCache(lambda: fetched_keys(issuer.url)))
+    validator = TokenValidator(issuer.url, AUDIENCE, KeyCache(Asked(issuer.url).keys))
     tokens = [issuer.token(jti=str(number)).encode() for number in range(5)]
     for token in tokens:
         await validator.validated(token)
     assert [validator.remembered(token) is not None for token in tokens] == [False, False, True, True, True]
 
 
+async def no_keys() -> object:
+    return {"keys": []}
+
+
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_no_bytes_do_more_than_be_refused(token):
-    validator = TokenValidator("http://127.0.0.1:1", AUDIENCE, KeyCache(lambda: {"keys": []}))
+    validator = TokenValidator("http://127.0.0.1:1", AUDIENCE, KeyCache(no_keys))
     with pytest.raises(Unauthenticated):
         asyncio.run(validator.validated(token))
 
@@ -159,7 +164,7 @@ def rotating() -> Iterator[ForeignIssuer]:
 
 
 def validator_of(issuer: ForeignIssuer, clock: Clock) -> tuple[TokenValidator, KeyCache]:
-    keys = KeyCache(lambda: fetched_keys(issuer.url), clock=clock)
+    keys = KeyCache(Asked(issuer.url).keys, clock=clock)
     return TokenValidator(issuer.url, AUDIENCE, keys), keys
 
 
@@ -246,7 +251,7 @@ async def test_metadata_that_leads_elsewhere_is_not_followed(metadata, rotating)
 
 
 async def test_roles_groups_and_claims_are_taken_from_where_the_settings_say(rotating):
-    keys = KeyCache(lambda: fetched_keys(rotating.url))
+    keys = KeyCache(Asked(rotating.url).keys)
     paths = ["roles", "resource_access.features.roles", "realm.access.roles"]
     validator = TokenValidator(
         rotating.url, AUDIENCE, keys, role_claims=paths, group_claims=["https://acme.example/groups"]
