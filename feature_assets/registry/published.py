@@ -140,6 +140,10 @@ class RegistryStore:
             raise RegistryUnreadable(f"{self.place}/{path} is damaged: its content is not what its name says. {_MEND}")
         return read_registry(stored.data, f"{self.place}/{path}")
 
+    def has(self, digest: str) -> bool:
+        """Whether there is a snapshot with that digest, whole or not."""
+        return bool(re.fullmatch(r"[0-9a-f]{64}", digest)) and self._objects.get(_snapshot_path(digest)) is not None
+
     def history(self, limit: int = 100) -> list[Entry]:
         """The moves of the pointer, the last one first. A damaged one is left out, and logged."""
         latest = self._pointer().entry
@@ -199,18 +203,29 @@ class RegistryStore:
 
         return self._advance("publish", following, partial(Entry, by=by, location=location, message=message))
 
-    def rollback(self, to: str | int = 1, *, by: str, message: str = "") -> Published:
+    def rollback(self, to: str | int = 1, *, by: str, message: str = "", expected: str | None = None) -> Published:
         """Put an earlier snapshot in force again, as a new entry of the history.
 
         `to` is its digest or how that begins, or how many entries to go back: 1 undoes the last move, so a second
-        rollback by 1 undoes the first. This mends a damaged `latest.json` too.
+        rollback by 1 undoes the first. With `expected`, the digest of the snapshot that is to be in force until now,
+        nothing is done if it is another one. This mends a damaged `latest.json` too.
 
         Raises:
             RequestError: the history has no such entry.
+            RegistryConflict: what is in force is not what was expected.
             RegistryUnreadable: that snapshot is damaged, or of a newer release.
         """
-        registry = self.snapshot(self._found(to))
-        return self._advance("rollback", lambda _: registry, partial(Entry, by=by, message=message))
+        registry = self.snapshot(self.found(to))
+
+        def following(pointer: _Pointer) -> Registry:
+            in_force = pointer.entry.digest if pointer.entry else None
+            if expected is not None and in_force != expected:
+                raise RegistryConflict(
+                    f"{(in_force or 'no readable snapshot')[:64]} is in force, and not {expected}. Look at it, and try again."
+                )
+            return registry
+
+        return self._advance("rollback", following, partial(Entry, by=by, message=message))
 
     def _advance(
         self, action: Action, following: Callable[[_Pointer], Registry], stamp: Callable[..., Entry]
@@ -334,8 +349,12 @@ class RegistryStore:
                 log.warning("history entry is damaged place=%s path=%s", self.place, path)
         return [entry for _, entry in entries if entry is not None]
 
-    def _found(self, to: str | int) -> str:
-        """The digest of the snapshot that a person means."""
+    def found(self, to: str | int) -> str:
+        """The digest of the snapshot that a person means; see `rollback`.
+
+        Raises:
+            RequestError: the history has no such entry.
+        """
         if isinstance(to, int):
             filed = self._filed(self._pointer().entry, to) if to > 0 else []
             if len(filed) < to or not filed:

@@ -22,7 +22,7 @@ from uvicorn.supervisors import Multiprocess
 from feature_assets.access import ACTS
 from feature_assets.config import Settings
 from feature_assets.errors import ConfigurationError, FeatureAssetsError
-from feature_assets.server import catalogue
+from feature_assets.server import catalogue, snapshots
 from feature_assets.server import documentation as pages
 from feature_assets.server.auth import TokenValidator
 from feature_assets.server.gate import Gate
@@ -41,7 +41,7 @@ from feature_assets.server.oauth import (
 from feature_assets.server.problems import Problem, origin
 from feature_assets.server.process import config_of, listening, own_log
 from feature_assets.server.routes import Bearer, OnlineFeatures
-from feature_assets.server.routing import Callers, Refusal
+from feature_assets.server.routing import Callers, ProblemRoute, Refusal
 from feature_assets.server.serving import READ, Serving
 
 if TYPE_CHECKING:
@@ -109,10 +109,12 @@ def create_app(settings: Settings) -> FeatureServer:
         exception_handlers={HTTPException: _http_problem},
         generate_unique_id_function=lambda route: route.name,
     )
+    app.router.route_class = ProblemRoute
     handlers: dict[tuple[str, str], Any] = {("POST", ONLINE_PATH): online}
     _describe_online(app, _security(settings))
     _add_health(app, serving)
     catalogue.add_to(app, serving, callers, settings)
+    snapshots.add_to(app, serving, callers, settings.server)
     if issuer is not None:
         handlers["POST", TOKEN_PATH] = TokenEndpoint(issuer, settings.server.token_lifetime_seconds)
         _describe_token(app)

@@ -128,6 +128,104 @@ TOKEN_FORM: Final = {
 }
 
 
+class FeatureFound(BaseModel):
+    """One feature: what it is, how it is looked up, who uses it."""
+
+    feature: str = Field(description="As it is asked for: `view:feature`.")
+    view: str
+    version: int | None = Field(description="None for what is computed on demand.")
+    name: str
+    type: str
+    description: str
+    tags: dict[str, str]
+    default: Any
+    pii: str | None
+    entities: list[str]
+    join_keys: dict[str, str]
+    ttl_seconds: float | None
+    online: bool
+    services: list[str]
+    owners: list[str]
+    location: str
+
+
+class FeaturesFound(BaseModel):
+    """A page of features."""
+
+    features: list[FeatureFound]
+    total: int
+    page: int
+    limit: int
+
+
+class RegistrySnapshot(BaseModel):
+    """All that is declared: views, on-demand views, services and sources by name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    format: int
+    views: dict[str, Any]
+    superseded: dict[str, Any]
+    on_demand: dict[str, Any]
+    services: dict[str, Any]
+    sources: dict[str, Any]
+    owners: dict[str, str]
+
+
+class RegistryEntry(BaseModel):
+    """One move of the registry: which snapshot came into force, when and by whom."""
+
+    sequence: int
+    digest: str
+    previous: str | None = None
+    withdrawn: str | None = None
+    published_at: str
+    action: str = "publish"
+    by: str
+    location: str = ""
+    message: str = ""
+
+
+class RegistryHistory(BaseModel):
+    """The moves, the last one first."""
+
+    entries: list[RegistryEntry]
+
+
+class RegistryChange(BaseModel):
+    """One difference, and what it means for data."""
+
+    action: str
+    kind: str
+    name: str
+    detail: str
+    meaning: str
+    breaking: bool
+
+
+class RegistryDiff(BaseModel):
+    """What lies between two snapshots."""
+
+    from_: str = Field(alias="from")
+    to: str
+    changes: list[RegistryChange]
+
+
+class RollbackRequest(BaseModel):
+    """Where to go back to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    to: str | int = Field(1, description="A digest or how it begins, or how many moves to go back.")
+    message: str = Field("", max_length=1_000, description="Why, for the history.")
+
+
+class RolledBack(RegistryEntry):
+    """The new entry of the history."""
+
+    changed: bool = Field(description="False where it was in force already.")
+
+
 class RegistryObject(BaseModel):
     """An object as Feast's registry server describes it: most have `spec` and `meta`, sources and features do not."""
 
@@ -234,14 +332,25 @@ def registry_list(key: str) -> type[BaseModel]:
     return create_model(name, __doc__="A page of a list.", **fields)
 
 
+TEXT: Final = {"type": "string"}
+
+
+def json_request(of: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
+    """The body of a request that FastAPI does not read itself, for OpenAPI."""
+    return {"required": required, "content": {"application/json": {"schema": of.model_json_schema()}}}
+
+
 _REFUSALS: Final = {
     400: "The body is no JSON, or broke off.",
     401: "There is no valid token.",
     403: "The token does not allow this.",
     404: "Something of that name is not there, or not for this token.",
     408: "The body came too slowly.",
+    409: "Something else is under way.",
+    412: "It is not as you took it to be.",
     413: "The body is too large.",
     422: "The question cannot be answered as it was asked.",
+    428: "Say what you take to be in force.",
     429: "Too many requests at once.",
     500: "The server failed.",
     503: "It cannot be answered now.",

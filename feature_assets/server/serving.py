@@ -224,7 +224,7 @@ class Serving:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._registry = RegistryStore(settings.place(settings.registry), settings.storage())
+        self.registry_store = RegistryStore(settings.place(settings.registry), settings.storage())
         self._store = open_online_store(settings.online_url)
         self.snapshot: Snapshot | None = None
 
@@ -236,13 +236,13 @@ class Serving:
             NotPublished: there is none yet.
         """
         if self.snapshot is None:
-            raise NotPublished.at(self._registry.place)
+            raise NotPublished.at(self.registry_store.place)
         return self.snapshot
 
     def refresh(self) -> bool:
         """Take up what was published since; whether there was anything."""
         former = self.snapshot
-        published = self._registry.read() if former is None else self._registry.poll(former.etag)
+        published = self.registry_store.read() if former is None else self.registry_store.poll(former.etag)
         if published is None:
             return False
         if former is not None and published.digest == former.digest:

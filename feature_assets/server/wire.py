@@ -8,7 +8,7 @@ none, as a join key or a value that was not found, is 1970-01-01T00:00:00Z, as i
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import orjson
@@ -18,6 +18,8 @@ from feature_assets.lookup import MASKED, PRESENT, OnlineLookup, OnlineResponse
 from feature_assets.lookup.response import Rows, statuses_of
 from feature_assets.server.problems import Problem
 from feature_assets.types import FeatureType, Float32, Float64, ListType, VectorType
+
+_T = TypeVar("_T")
 
 _LONGEST_NAME: Final = 400
 _DEEPEST: Final = 32
@@ -52,7 +54,7 @@ class OnlineQuestion(msgspec.Struct, frozen=True, gc=False):
             Problem: there are none, or too many.
         """
         service = self.feature_service
-        features = _features(bytes(self.features))
+        features = decoded(bytes(self.features), _references, "/features")
         if (features is None) == (service is None):
             raise _bad("Ask for either 'features' or a 'feature_service'.", "/features")
         if features is None:
@@ -78,12 +80,7 @@ def read_question(body: bytes, *, max_keys: int) -> OnlineQuestion:
     Raises:
         Problem: it is no JSON (400), or not a question as it should be (422).
     """
-    try:
-        question = _question.decode(body)
-    except msgspec.ValidationError as error:
-        raise _invalid(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(400, "bad-json", f"The body is not JSON: {_json_error(body, error)}.") from None
+    question = decoded(body, _question)
     if question.rows > max_keys:
         raise _bad(f"'entities' has {question.rows} rows; {max_keys} is the limit. Ask in parts.", "/entities")
     if body.count(b"[") + body.count(b"{") > _DEEPEST:
@@ -91,14 +88,18 @@ def read_question(body: bytes, *, max_keys: int) -> OnlineQuestion:
     return question
 
 
-def _features(raw: bytes) -> list[str] | None:
+def decoded(body: bytes, decoder: msgspec.json.Decoder[_T], place: str = "") -> _T:
+    """What a body holds, or the part of it at that place.
+
+    Raises:
+        Problem: it is no JSON (400), or not of that shape (422).
+    """
     try:
-        features: list[str] | None = _references.decode(raw)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _invalid(error, "/features") from None
+        raise _invalid(error, place) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(400, "bad-json", f"The body is not JSON: {_json_error(raw, error)}.") from None
-    return features
+        raise Problem(400, "bad-json", f"The body is not JSON: {_json_error(body, error)}.") from None
 
 
 def _bad(why: str, pointer: str) -> Problem:
