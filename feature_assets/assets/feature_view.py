@@ -300,6 +300,6 @@ def _compute(spec: ViewSpec, function: AssetFunction, key: dg.AssetKey) -> Calla
         yield from (check_result(one, key) for one in results)
         lineage = column_lineage(spec, getattr(function.call, "passes_on", None))
         yield materialization(publication, spec, key, lineage)
-        yield from partition_materializations(publication, spec, key, lineage)
+        yield from partition_materializations(publication, spec, key, lineage, context)
 
     return compute

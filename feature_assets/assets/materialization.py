@@ -9,6 +9,7 @@ from feature_assets.publication import Publication
 from feature_assets.spec import AnySource, ViewSpec
 
 _DATA_VERSION = "dagster/data_version"
+_INPUTS = ("dagster/input_data_version/", "dagster/input_event_pointer/")
 
 
 def column_schema(spec: ViewSpec) -> dg.TableSchema:
@@ -69,15 +70,21 @@ def materialization(
 
 
 def partition_materializations(
-    publication: Publication, spec: ViewSpec, key: dg.AssetKey, lineage: Mapping[str, Any]
+    publication: Publication,
+    spec: ViewSpec,
+    key: dg.AssetKey,
+    lineage: Mapping[str, Any],
+    context: dg.AssetExecutionContext,
 ) -> Iterator[dg.AssetMaterialization]:
     """For a range: each partition's own row count and data version; with the last one, what the whole run did.
 
     A run has one data version for all its partitions; with that alone, rows that changed in one partition would make
-    what is downstream of every other stale.
+    what is downstream of every other stale. To be asked for once the result of the run was yielded.
     """
     if len(publication.partitions) == 1:
         return
+    dimensions = {str(one): _dimensions(one) for one in context.partition_keys}
+    inputs = _inputs(key, context)
     for partition in publication.partitions:
         last = partition == publication.partitions[-1]
         yield dg.AssetMaterialization(
@@ -89,11 +96,33 @@ def partition_materializations(
                 **({**_told(spec, publication), **lineage} if last else {}),
             },
             tags={
+                **inputs,
+                **dimensions[partition],
                 _DATA_VERSION: publication.data_versions[partition],
                 f"{_DATA_VERSION}_is_user_provided": "true",
                 "dagster/code_version": spec.code_version,
             },
         )
+
+
+def _dimensions(partition: str) -> dict[str, str]:
+    """The tags that tell Dagster which keys the key of several dimensions is made of."""
+    if not isinstance(partition, dg.MultiPartitionKey):
+        return {}
+    return {f"dagster/partition/{name}": key for name, key in partition.keys_by_dimension.items()}
+
+
+def _inputs(key: dg.AssetKey, context: dg.AssetExecutionContext) -> dict[str, str]:
+    """The versions of the inputs, as Dagster has recorded them with its own events of this run.
+
+    An event without them counts as one from before the inputs were declared: every partition would be stale at once.
+    """
+    last = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[str(context.partition_keys[-1])])
+    for record in context.instance.fetch_materializations(last, limit=10).records:
+        if record.run_id == context.run.run_id and record.asset_materialization is not None:
+            tags = record.asset_materialization.tags or {}
+            return {name: value for name, value in tags.items() if name.startswith(_INPUTS)}
+    return {}
 
 
 def _told(spec: ViewSpec, publication: Publication) -> dict[str, Any]:
