@@ -4,7 +4,6 @@ The page and all that it loads come from this server, so that it works without a
 policy that lets nothing else in.
 """
 
-import logging
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-log = logging.getLogger(__name__)
+from feature_assets.errors import ConfigurationError
 
 DESCRIPTION: Final = """\
 The latest values of features, for model services. It speaks the JSON of Feast's feature server where Feast has the route.
@@ -421,11 +420,8 @@ SwaggerUIBundle({
 
 
 def serve_page(app: FastAPI) -> None:
-    """Add the page at /docs, if what it is made of is installed."""
+    """Add the page at /docs."""
     assets = _assets()
-    if assets is None:
-        log.warning("there is no page at /docs: install fastapi-offline, which brings Swagger UI")
-        return
     headers = {
         "content-security-policy": _POLICY,
         "x-content-type-options": "nosniff",
@@ -450,11 +446,12 @@ def serve_page(app: FastAPI) -> None:
     app.add_route("/docs/swagger-ui-bundle.js", script, methods=["GET"], include_in_schema=False)
 
 
-def _assets() -> Path | None:
-    """The folder with Swagger UI. The package is not imported: it would bring an application of its own."""
+def _assets() -> Path:
+    """The folder with Swagger UI. The package that ships it is not imported: it would bring an application of its own."""
     found = find_spec("fastapi_offline")
-    for place in (found.submodule_search_locations or ()) if found else ():
-        folder = Path(place) / "static"
-        if (folder / "swagger-ui-bundle.js").is_file() and (folder / "swagger-ui.css").is_file():
-            return folder
-    return None
+    if found is None or found.origin is None:
+        raise ConfigurationError(
+            "The package fastapi-offline, which has the files of the OpenAPI page, is not installed. "
+            "Install it: pip install fastapi-offline"
+        )
+    return Path(found.origin).with_name("static")
