@@ -254,5 +254,6 @@ def _to_online(
         corrected += settle(view, key_frame(view, latest), offline, online)
     if not applied.settled:
         corrected += settle(view, None if unfinished else lost, offline, online)
+    if count.superseded or not applied.settled:
         online.settle(view, commit.publication, publication.partitions)
     return replace(publication, keys=latest.height, written=count.written, kept=count.kept, retracted=corrected)

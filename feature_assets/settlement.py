@@ -210,6 +210,7 @@ def reconcile(view: ViewSpec, offline: OfflineStore, online: OnlineStore, *, for
     if not view.online or not (behind or force):
         return Reconciliation(view.name, view.version, (), 0)
     online.prepare(view)
+    begun = datetime.now(UTC)
     # Read before settling: what is published afterwards has its own writer, or is pending again.
     state, entries = stored_state(view, offline), online.ledger(view).entries
     changed = settle(view, None, offline, online)
@@ -219,9 +220,10 @@ def reconcile(view: ViewSpec, offline: OfflineStore, online: OnlineStore, *, for
             publication=state.publications[name] if published else entries[name].publication,
             delta_version=state.version,
             partitions={name: state.rows_by_partition[name] if published else 0},
-            settled=True,
+            settled=False,
         )
         online.write(view, _no_rows(view), applied)
+        online.settle(view, applied.publication, [name], whole_since=begun)
     log.info("reconciled view=%s version=%d pending=%d changed=%d", view.name, view.version, len(behind), changed)
     return Reconciliation(view.name, view.version, behind, changed)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, overload
 
 import polars as pl
 
-from feature_assets.errors import ContractBroken
+from feature_assets.errors import ContractBroken, DeclarationError
 from feature_assets.spec import PUBLICATION, ViewSpec
 from feature_assets.types import FeatureType, Timestamp
 
@@ -153,8 +153,14 @@ class OnlineStore(Protocol):
         """
         ...
 
-    def settle(self, view: ViewSpec, publication: int, partitions: Sequence[str]) -> None:
-        """Mark the ledger's entries of this publication as settled; later ones are left as they are."""
+    def settle(
+        self, view: ViewSpec, publication: int, partitions: Sequence[str], *, whole_since: datetime | None = None
+    ) -> None:
+        """Mark the ledger's entries of this publication as settled; later ones are left as they are.
+
+        `whole_since`: every key of the view was compared with Delta after that moment (UTC), so that whatever a writer
+        left who died before it is settled too. A store that enters rows and ledger as one has nothing left of such.
+        """
 
     def stored(self, view: ViewSpec, keys: pl.DataFrame | None = None) -> pl.DataFrame:
         """The tokens of the stored rows, of these keys or of all, in any order."""
@@ -210,6 +216,35 @@ def column_types(view: ViewSpec) -> dict[str, FeatureType]:
         **dict.fromkeys(times, Timestamp),
         **{field.name: field.type for field in view.features},
     }
+
+
+def refuse_other_types(view: ViewSpec, keys: Sequence[str], types: Mapping[str, str]) -> None:
+    """Refuse a declaration that the table of its view version cannot take.
+
+    Args:
+        keys: the join keys of the stored table.
+        types: the names of its columns' types.
+
+    Raises:
+        DeclarationError: other join keys, another type, or a column that is not there and is no feature.
+    """
+    mend = f"Raise the view's version: version={view.version + 1}."
+    place = f"View '{view.name}' (version {view.version})"
+    if tuple(keys) != tuple(view.join_keys):
+        raise DeclarationError(
+            f"{place}: its online table is keyed by {', '.join(keys) or 'nothing'} "
+            f"and the declaration says {', '.join(view.join_keys) or 'nothing'}. {mend}"
+        )
+    features = {field.name for field in view.features}
+    folded = {name.lower(): name for name in types}
+    for name, of in column_types(view).items():
+        if name not in types and (name not in features or name.lower() in folded):
+            other = folded.get(name.lower(), "none")
+            raise DeclarationError(
+                f"{place}: its online table has no column '{name}' (but {other}), and only features can be added. {mend}"
+            )
+        if types.get(name, str(of)) != str(of):
+            raise DeclarationError(f"{place}: '{name}' is stored online as {types[name]} and declared as {of}. {mend}")
 
 
 def checked(view: ViewSpec, frame: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:

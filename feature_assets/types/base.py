@@ -65,6 +65,14 @@ class FeatureType:
         """What SQLite gave back as canonical Python values."""
         return values
 
+    def to_dynamodb(self, value: Any) -> dict[str, Any]:
+        """One canonical value that is not null as an attribute value of DynamoDB."""
+        return {"S": value}
+
+    def from_dynamodb(self, stored: dict[str, Any]) -> Any:
+        """The canonical value of an attribute value, as `to_dynamodb` wrote it."""
+        return stored["S"]
+
     def __repr__(self) -> str:
         return self.name
 

@@ -1,6 +1,7 @@
 """Types made of others: lists, vectors, structs, maps."""
 
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,14 @@ class NestedType(FeatureType):
         return [None if value is None else self._parse(orjson.loads(value)) for value in values]
 
 
+def _attribute(of: FeatureType, value: Any) -> dict[str, Any]:
+    return {"NULL": True} if value is None else of.to_dynamodb(value)
+
+
+def _of_attribute(of: FeatureType, stored: dict[str, Any]) -> Any:
+    return None if "NULL" in stored else of.from_dynamodb(stored)
+
+
 def _one(method: Callable[[Sequence[Any]], Sequence[Any]], value: Any) -> Any:
     return method([value])[0]
 
@@ -89,6 +98,12 @@ class ListType(NestedType):
     def _to_json(self, value: Any) -> Sequence[Any]:
         return self.element.to_json(value)
 
+    def to_dynamodb(self, value: Sequence[Any]) -> dict[str, Any]:
+        return {"L": [_attribute(self.element, item) for item in value]}
+
+    def from_dynamodb(self, stored: dict[str, Any]) -> list[Any]:
+        return [_of_attribute(self.element, item) for item in stored["L"]]
+
 
 class VectorType(NestedType):
     """`length` Float32 numbers, none of them null: an embedding. Made by `Vector[length]`."""
@@ -125,6 +140,13 @@ class VectorType(NestedType):
 
     def _to_json(self, value: Any) -> Sequence[Any]:
         return Float32.to_json(value)
+
+    def to_dynamodb(self, value: Sequence[float]) -> dict[str, Any]:
+        # As numbers a vector would take three times the room and be parsed one by one.
+        return {"B": struct.pack(f"<{self.length}f", *value)}
+
+    def from_dynamodb(self, stored: dict[str, Any]) -> list[float]:
+        return list(struct.unpack(f"<{self.length}f", bytes(stored["B"])))
 
 
 class StructType(NestedType):
@@ -165,6 +187,12 @@ class StructType(NestedType):
 
     def _to_json(self, value: Any) -> dict[str, Any]:
         return {name: _one(of.to_json, value[name]) for name, of in self.fields.items()}
+
+    def to_dynamodb(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        return {"M": {name: _attribute(of, value[name]) for name, of in self.fields.items()}}
+
+    def from_dynamodb(self, stored: dict[str, Any]) -> dict[str, Any]:
+        return {name: _of_attribute(of, stored["M"][name]) for name, of in self.fields.items()}
 
 
 class MapType(NestedType):
@@ -214,3 +242,12 @@ class MapType(NestedType):
         if isinstance(self.key, StringType):
             return dict(zip(value, items, strict=True))
         return [list(pair) for pair in zip(self.key.to_json(list(value)), items, strict=True)]
+
+    def to_dynamodb(self, value: Mapping[Any, Any]) -> dict[str, Any]:
+        # Pairs, and not a map of DynamoDB's: that has text keys only, and no order.
+        pairs = ({"L": [self.key.to_dynamodb(key), _attribute(self.value, item)]} for key, item in value.items())
+        return {"L": list(pairs)}
+
+    def from_dynamodb(self, stored: dict[str, Any]) -> dict[Any, Any]:
+        pairs = (pair["L"] for pair in stored["L"])
+        return {self.key.from_dynamodb(key): _of_attribute(self.value, item) for key, item in pairs}

@@ -18,7 +18,7 @@ import polars as pl
 
 from feature_assets.errors import DeclarationError
 from feature_assets.types.base import FeatureType
-from feature_assets.types.moments import moment, rfc3339
+from feature_assets.types.moments import microseconds, moment, rfc3339
 
 _NOT_FINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _SQLITE_FLOATS: Final[dict[object, float]] = {"NaN": math.nan, b"-0.0": -0.0}
@@ -53,6 +53,12 @@ class _Integer(FeatureType):
         if not self._low <= number <= self._high:
             raise self._refuse(value, f"it is outside {self._low} … {self._high}")
         return number
+
+    def to_dynamodb(self, value: int) -> dict[str, Any]:
+        return {"N": str(value)}
+
+    def from_dynamodb(self, stored: dict[str, Any]) -> int:
+        return int(stored["N"])
 
 
 class _Float(FeatureType):
@@ -106,6 +112,18 @@ class _Float(FeatureType):
             if not {str, bytes}.isdisjoint(map(type, values)):
                 return [_SQLITE_FLOATS.get(value, value) for value in values]
         return values
+
+    def to_dynamodb(self, value: float) -> dict[str, Any]:
+        # A number there has 38 digits, lies between 1e-130 and 1e126, and has no sign where it is zero.
+        if value == 0.0:
+            return {"N": "0"} if math.copysign(1.0, value) > 0 else {"S": "-0.0"}
+        if 1e-130 <= abs(value) < 1e126:
+            return {"N": repr(value)}
+        return {"S": repr(value) if math.isfinite(value) else _not_finite(value)}
+
+    def from_dynamodb(self, stored: dict[str, Any]) -> float:
+        # Python reads "NaN" and "-Infinity" as what they are.
+        return float(stored["N"] if "N" in stored else stored["S"])
 
 
 def _not_finite(value: float) -> str:
@@ -184,6 +202,12 @@ class _Bool(FeatureType):
     def from_sqlite(self, values: Sequence[Any]) -> Sequence[Any]:
         return [None if value is None else value != 0 for value in values]
 
+    def to_dynamodb(self, value: bool) -> dict[str, Any]:  # noqa: FBT001 (the value of one cell)
+        return {"BOOL": value}
+
+    def from_dynamodb(self, stored: dict[str, Any]) -> bool:
+        return bool(stored["BOOL"])
+
 
 class _Bytes(FeatureType):
     __slots__ = ()
@@ -206,6 +230,12 @@ class _Bytes(FeatureType):
 
     def to_json(self, values: Sequence[Any]) -> Sequence[Any]:
         return [None if value is None else base64.b64encode(value).decode() for value in values]
+
+    def to_dynamodb(self, value: bytes) -> dict[str, Any]:
+        return {"B": value}
+
+    def from_dynamodb(self, stored: dict[str, Any]) -> bytes:
+        return bytes(stored["B"])
 
 
 class _Date(FeatureType):
@@ -235,6 +265,12 @@ class _Date(FeatureType):
 
     def from_sqlite(self, values: Sequence[Any]) -> Sequence[Any]:
         return [None if value is None else date.fromisoformat(value) for value in values]
+
+    def to_dynamodb(self, value: date) -> dict[str, Any]:
+        return {"S": value.isoformat()}
+
+    def from_dynamodb(self, stored: dict[str, Any]) -> date:
+        return date.fromisoformat(stored["S"])
 
 
 class _Timestamp(FeatureType):
@@ -267,6 +303,12 @@ class _Timestamp(FeatureType):
 
     def from_sqlite(self, values: Sequence[Any]) -> Sequence[Any]:
         return [None if value is None else moment(value) for value in values]
+
+    def to_dynamodb(self, value: datetime) -> dict[str, Any]:
+        return {"N": str(microseconds(value))}
+
+    def from_dynamodb(self, stored: dict[str, Any]) -> datetime:
+        return moment(int(stored["N"]))
 
 
 class DecimalType(FeatureType):
@@ -312,6 +354,13 @@ class DecimalType(FeatureType):
 
     def from_sqlite(self, values: Sequence[Any]) -> Sequence[Any]:
         return [None if value is None else _PyDecimal(value) for value in values]
+
+    def to_dynamodb(self, value: _PyDecimal) -> dict[str, Any]:
+        # As text: a number there drops the zeros behind the point, and the sign of a zero.
+        return {"S": f"{value:f}"}
+
+    def from_dynamodb(self, stored: dict[str, Any]) -> _PyDecimal:
+        return _PyDecimal(stored["S"])
 
 
 Int8: Final[FeatureType] = _Integer(8, pl.Int8())

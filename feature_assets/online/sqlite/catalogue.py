@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 
 from feature_assets.errors import DeclarationError
-from feature_assets.online.protocol import AppliedPublication, Ledger, LedgerEntry
-from feature_assets.online.sqlite.tables import Table, listed, quoted
+from feature_assets.online.protocol import AppliedPublication, Ledger, LedgerEntry, refuse_other_types
+from feature_assets.online.sqlite.tables import ONLY, Table, quoted
 from feature_assets.spec import PUBLICATION, ViewSpec
 from feature_assets.types import moment, rfc3339
 
@@ -107,28 +107,10 @@ def _refuse_other_case(connection: sqlite3.Connection, table: Table) -> None:
 
 
 def _refuse_other_types(table: Table, stored: dict[str, int], types: dict[str, str]) -> None:
-    view = table.view
-    mend = f"Raise the view's version: version={view.version + 1}."
-    keys = tuple(sorted((name for name, place in stored.items() if place), key=stored.__getitem__))
-    if keys != table.keys:
-        raise DeclarationError(
-            f"View '{view.name}' (version {view.version}): its online table is keyed by {listed(keys)} "
-            f"and the declaration says {listed(table.keys)}. {mend}"
-        )
-    features = {field.name for field in view.features}
-    folded = {name.lower(): name for name in stored}
-    for name, of in table_types(table).items():
-        if name not in stored and (name not in features or name.lower() in folded):
-            other = folded.get(name.lower(), "none")
-            raise DeclarationError(
-                f"View '{view.name}' (version {view.version}): its online table has no column '{name}' (but {other}), "
-                f"and only features can be added. {mend}"
-            )
-        if types.get(name, of) != of:
-            raise DeclarationError(
-                f"View '{view.name}' (version {view.version}): '{name}' is stored online as {types[name]} "
-                f"and declared as {of}. {mend}"
-            )
+    keys = sorted((name for name, place in stored.items() if place and name != ONLY), key=stored.__getitem__)
+    declared = table_types(table)
+    # A column that was added by hand has no type on record: the declared one is taken for it.
+    refuse_other_types(table.view, keys, {name: types.get(name, declared.get(name, "")) for name in stored})
 
 
 def _record_types(connection: sqlite3.Connection, table: Table) -> None:

@@ -110,7 +110,9 @@ class SqliteOnlineStore:
                 catalogue.raise_watermark(connection, view, _latest_event(table, lower))
         return expected.height - changed
 
-    def settle(self, view: ViewSpec, publication: int, partitions: Sequence[str]) -> None:
+    def settle(
+        self, view: ViewSpec, publication: int, partitions: Sequence[str], *, whole_since: datetime | None = None
+    ) -> None:
         with self._writing(Table(view)) as (connection, _):
             catalogue.settle(connection, view, publication, partitions)
 

@@ -1,0 +1,194 @@
+"""Calls to DynamoDB: retried, bounded in number and in time, and with errors of ours.
+
+A call that AWS throttles is tried again by botocore, which also slows down all others of this process (its mode
+"adaptive"). What a batch leaves undone is tried again here, with jitter, up to a deadline; then it is named.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import Any, Final, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
+
+from feature_assets.errors import ConfigurationError, StoreError, StoreFull, StoreUnavailable
+from feature_assets.online.dynamodb.location import Location
+
+KEYS_AT_ONCE: Final = 100
+PUTS_AT_ONCE: Final = 25
+
+_ATTEMPTS = 8
+_SECONDS_TO_READ = 5.0
+_SECONDS_TO_WRITE = 60.0
+_FIRST_WAIT = 0.02
+_LONGEST_WAIT = 1.0
+
+Item = dict[str, dict[str, Any]]
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class NotThere(Exception):
+    """The table that was named does not exist."""
+
+
+class Refused(Exception):
+    """A condition was not met."""
+
+
+class Calls:
+    """One client, made at the first call. Safe to share between threads."""
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self._making = Lock()
+        self._made: Any = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._counting = Lock()
+        self._read_units = self._write_units = 0.0
+
+    def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """One call.
+
+        Raises:
+            NotThere: there is no such table.
+            Refused: the condition was not met.
+            StoreError: it failed, again and again where that may help.
+        """
+        client = self._client()
+        try:
+            answer: dict[str, Any] = getattr(client, operation)(**arguments)
+        except ClientError as error:
+            raise self._translated(operation, error) from error
+        except (NoCredentialsError, NoRegionError) as error:
+            raise ConfigurationError(
+                f"DynamoDB cannot be called: {error} Set AWS_REGION and credentials as the AWS command line takes them, "
+                "or the region in the URL of the store."
+            ) from error
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"{self.described} cannot be reached: {error}. Try again.") from error
+        self._count(answer.get("ConsumedCapacity"))
+        return answer
+
+    @property
+    def described(self) -> str:
+        """The store in words."""
+        place = self.location.endpoint or self.location.region or "the default region"
+        return f"DynamoDB '{self.location.prefix}' ({place})"
+
+    def units(self) -> tuple[float, float]:
+        """Read and write units that this process has consumed here."""
+        with self._counting:
+            return self._read_units, self._write_units
+
+    def together(self, function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
+        """The function's result for each item, in their order; as many at once as the location allows."""
+        with self._making:
+            self._pool = self._pool or ThreadPoolExecutor(self.location.concurrency, thread_name_prefix="dynamodb")
+        return self._pool.map(function, items)
+
+    def got(self, asked: Mapping[str, Mapping[str, Any]], *, key: str) -> dict[str, dict[bytes, Item]]:
+        """Items of several tables by the bytes of their key; what there is of 100 keys at the most.
+
+        Args:
+            asked: for each table what BatchGetItem takes: Keys, ProjectionExpression …
+            key: the attribute with the key.
+
+        Raises:
+            StoreUnavailable: some were not answered up to the deadline; the message says how many, and the first.
+        """
+        found: dict[str, dict[bytes, Item]] = {table: {} for table in asked}
+        left, deadline, wait = dict(asked), time.monotonic() + _SECONDS_TO_READ, _FIRST_WAIT
+        while left:
+            answer = self.call("batch_get_item", RequestItems=left, ReturnConsumedCapacity="TOTAL")
+            for table, items in answer.get("Responses", {}).items():
+                found[table].update((bytes(item[key]["B"]), item) for item in items)
+            left = answer.get("UnprocessedKeys") or {}
+            if left:
+                wait = self._pause(wait, deadline, left, "read")
+        return found
+
+    def put_all(self, table: str, items: Sequence[Item]) -> None:
+        """Put items, at most 25, without a condition.
+
+        Raises:
+            StoreUnavailable: some were not taken up to the deadline.
+        """
+        left: dict[str, Any] = {table: [{"PutRequest": {"Item": item}} for item in items]}
+        deadline, wait = time.monotonic() + _SECONDS_TO_WRITE, _FIRST_WAIT
+        while left:
+            answer = self.call("batch_write_item", RequestItems=left, ReturnConsumedCapacity="TOTAL")
+            left = answer.get("UnprocessedItems") or {}
+            if left:
+                wait = self._pause(wait, deadline, left, "write")
+
+    def _pause(self, wait: float, deadline: float, left: Mapping[str, Any], act: str) -> float:
+        if time.monotonic() + wait > deadline:
+            tables = {table: len(part["Keys"] if act == "read" else part) for table, part in left.items()}
+            counted = ", ".join(f"{count} of table {table}" for table, count in tables.items())
+            raise StoreUnavailable(
+                f"{self.described} did not {act} {counted} in time: it is asked for more than its capacity. "
+                "Try again later, or raise the capacity."
+            )
+        time.sleep(wait * random.uniform(0.5, 1.0))
+        return min(wait * 2, _LONGEST_WAIT)
+
+    def close(self) -> None:
+        """Let go of connections and threads."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._made is not None:
+            self._made.close()
+
+    def _client(self) -> Any:
+        if self._made is None:
+            with self._making:
+                if self._made is None:
+                    self._made = self._new_client()
+        return self._made
+
+    def _new_client(self) -> Any:
+        config = Config(
+            retries={"mode": "adaptive", "total_max_attempts": _ATTEMPTS},
+            max_pool_connections=self.location.concurrency + 4,
+            connect_timeout=3,
+            read_timeout=10,
+            user_agent_extra="feature-assets",
+        )
+        try:
+            return boto3.session.Session().client(
+                "dynamodb", region_name=self.location.region, endpoint_url=self.location.endpoint, config=config
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise ConfigurationError(
+                f"{self.described}: {error} Name the region in the URL of the store, or in AWS_REGION."
+            ) from error
+
+    def _translated(self, operation: str, error: ClientError) -> Exception:
+        code = error.response.get("Error", {}).get("Code", "")
+        if code == "ConditionalCheckFailedException":
+            return Refused()
+        if code in ("ResourceNotFoundException", "TableNotFoundException"):
+            return NotThere()
+        if code in ("AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException"):
+            return StoreUnavailable(f"{self.described} refused '{operation}' ({code}). Look at this role's permissions.")
+        if code == "LimitExceededException":
+            return StoreFull(f"{self.described}: {error.response['Error'].get('Message', code)}")
+        if code in ("ProvisionedThroughputExceededException", "RequestLimitExceeded", "ThrottlingException"):
+            return StoreUnavailable(
+                f"{self.described} throttled '{operation}' {_ATTEMPTS} times. Try again later, or raise the capacity."
+            )
+        return StoreError(f"{self.described} did not '{operation}': {error.response.get('Error', {}).get('Message', code)}")
+
+    def _count(self, consumed: Any) -> None:
+        for one in consumed if isinstance(consumed, list) else [consumed] if consumed else ():
+            units = float(one.get("CapacityUnits", 0.0))
+            with self._counting:
+                self._read_units += float(one.get("ReadCapacityUnits", 0.0))
+                self._write_units += float(one.get("WriteCapacityUnits", 0.0))
+                if "ReadCapacityUnits" not in one and "WriteCapacityUnits" not in one:
+                    self._read_units += units

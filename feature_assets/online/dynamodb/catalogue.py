@@ -1,0 +1,450 @@
+"""The one table beside those of the views: which view versions have a table of which name, and the ledger.
+
+    view            part
+    __views         weather/v1             its table, its columns' types, the latest event ever written
+    weather/v1      partition/2013-02-08   the last publication of the partition that is reflected here
+    weather/v1      writing/3f2a…          a publication that is being written now
+
+DynamoDB has no transaction over as many items as a publication has. So a writer first says that it writes, then writes
+its rows, then enters its publication, which fails where a later one stands there by now. If it dies in between, what it
+said stays: until it was cleared by `settle`, the partitions count as unsettled. Whoever writes renews what it said, and
+stops where it cannot; once that is old enough, its writer writes no more.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import uuid4
+
+from feature_assets.errors import PublicationConflict, StoreUnavailable, TableMissing
+from feature_assets.online.dynamodb.calls import Calls, Item, NotThere, Refused
+from feature_assets.online.dynamodb.items import KEY
+from feature_assets.online.protocol import AppliedPublication, Ledger, LedgerEntry, column_types, refuse_other_types
+from feature_assets.spec import ViewSpec
+from feature_assets.types import moment
+
+SECONDS_TO_RENEW: Final = 15.0
+SECONDS_TO_STOP: Final = 60.0
+SECONDS_TO_EXPIRE: Final = 300.0
+"""From the last renewal: after the second of these a writer writes no more, after the third everybody counts on it."""
+
+_VIEWS = "__views"
+_PARTITION = "partition/"
+_WRITING = "writing/"
+_SECONDS_TO_MAKE = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What is known of a view version: its table, the types of its columns, the writes that were begun, the latest event."""
+
+    table: str
+    keys: tuple[str, ...]
+    types: Mapping[str, str]
+    writes: int
+    watermark: int | None
+
+
+class Catalogue:
+    """See the module. Safe to share between threads and processes."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._name = f"{calls.location.prefix}.catalogue"
+
+    # Tables
+
+    def find(self, view: ViewSpec) -> Stored | None:
+        """What is known of the view version, or None where it has no table."""
+        try:
+            answer = self._calls.call("get_item", TableName=self._name, Key=_view_key(view), ConsistentRead=True)
+        except NotThere:
+            return None
+        return _stored(answer["Item"]) if "Item" in answer else None
+
+    def needed(self, view: ViewSpec) -> Stored:
+        """What is known of the view version.
+
+        Raises:
+            TableMissing: it has no table.
+        """
+        found = self.find(view)
+        if found is None:
+            raise TableMissing.of(view.name, view.version, "online")
+        return found
+
+    def prepare(self, view: ViewSpec) -> None:
+        """Make the table, or note the features that it gets.
+
+        Raises:
+            DeclarationError: a stored column has another type.
+        """
+        declared = {name: str(of) for name, of in column_types(view).items()}
+        while True:
+            found = self.find(view)
+            if found is None:
+                self._make(view, declared)
+                continue
+            refuse_other_types(view, found.keys, found.types)
+            types = {**found.types, **declared}
+            if types == found.types:
+                return
+            with suppress(Refused):
+                self._calls.call(
+                    "update_item",
+                    TableName=self._name,
+                    Key=_view_key(view),
+                    UpdateExpression="SET #types = :types",
+                    ConditionExpression="#types = :before",
+                    ExpressionAttributeNames={"#types": "types"},
+                    ExpressionAttributeValues={":types": _text(types), ":before": _text(found.types)},
+                )
+
+    def _make(self, view: ViewSpec, declared: Mapping[str, str]) -> None:
+        self.make_table(self._name, ("view", "S"), ("part", "S"))
+        table = self.table_name(view)
+        self.make_table(table, (KEY, "B"))
+        item = {
+            **_view_key(view),
+            "table": {"S": table},
+            "keys": {"S": json.dumps(list(view.join_keys))},
+            "types": _text(declared),
+            "writes": {"N": "0"},
+        }
+        with suppress(Refused):
+            self._calls.call("put_item", TableName=self._name, Item=item, ConditionExpression="attribute_not_exists(part)")
+
+    def table_name(self, view: ViewSpec, *, load: str = "") -> str:
+        """The name of a table for the view version; a load has one of its own."""
+        return f"{self._calls.location.prefix}.{view.name}.v{view.version}{'.' if load else ''}{load}"
+
+    def make_table(self, name: str, *key: tuple[str, str]) -> None:
+        """Make a table as the location asks, if there is none, and wait until it is there."""
+        location = self._calls.location
+        options: dict[str, Any] = {"BillingMode": "PAY_PER_REQUEST"}
+        if location.read_units is not None:
+            units = {"ReadCapacityUnits": location.read_units, "WriteCapacityUnits": location.write_units}
+            options = {"BillingMode": "PROVISIONED", "ProvisionedThroughput": units}
+        if location.key is not None:
+            options["SSESpecification"] = {"Enabled": True, "SSEType": "KMS", "KMSMasterKeyId": location.key}
+        if location.tags:
+            options["Tags"] = [{"Key": tag, "Value": value} for tag, value in location.tags.items()]
+        with suppress(_InUse):
+            self._create(name, key, options)
+        self._wait_for(name)
+        if location.recovery:
+            self._calls.call(
+                "update_continuous_backups",
+                TableName=name,
+                PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
+            )
+
+    def _create(self, name: str, key: Sequence[tuple[str, str]], options: Mapping[str, Any]) -> None:
+        client_error = "ResourceInUseException"
+        try:
+            self._calls.call(
+                "create_table",
+                TableName=name,
+                KeySchema=[
+                    {"AttributeName": attribute, "KeyType": kind}
+                    for (attribute, _), kind in zip(key, ("HASH", "RANGE"), strict=False)
+                ],
+                AttributeDefinitions=[{"AttributeName": attribute, "AttributeType": of} for attribute, of in key],
+                **options,
+            )
+        except Exception as error:
+            if client_error in str(error.__cause__):
+                raise _InUse from error
+            raise
+
+    def _wait_for(self, name: str) -> None:
+        deadline = time.monotonic() + _SECONDS_TO_MAKE
+        while time.monotonic() < deadline:
+            with suppress(NotThere):
+                if self._calls.call("describe_table", TableName=name)["Table"]["TableStatus"] in ("ACTIVE", "UPDATING"):
+                    return
+            time.sleep(0.05 if self._calls.location.endpoint else 1.0)
+        raise StoreUnavailable(f"{self._calls.described}: table {name} was not ready in {_SECONDS_TO_MAKE:.0f} s. Try again.")
+
+    def drop(self, view: ViewSpec) -> None:
+        """Forget the view version and delete its table."""
+        found = self.find(view)
+        if found is None:
+            return
+        for item in list(self._items(view)):
+            self._calls.call("delete_item", TableName=self._name, Key={name: item[name] for name in ("view", "part")})
+        self._calls.call("delete_item", TableName=self._name, Key=_view_key(view))
+        self.delete_table(found.table)
+
+    def delete_table(self, name: str) -> None:
+        with suppress(NotThere):
+            self._calls.call("delete_table", TableName=name)
+
+    def views(self) -> list[tuple[str, int]]:
+        """The view versions that have a table, sorted."""
+        found = [item["part"]["S"].rpartition("/v") for item in self._query(_VIEWS)]
+        return sorted((name, int(version)) for name, _, version in found)
+
+    # Writing
+
+    def begin(self, view: ViewSpec) -> Stored:
+        """Count a write, and say where to.
+
+        Raises:
+            TableMissing: the view version has no table.
+        """
+        try:
+            answer = self._calls.call(
+                "update_item",
+                TableName=self._name,
+                Key=_view_key(view),
+                UpdateExpression="ADD writes :one",
+                ConditionExpression="attribute_exists(part)",
+                ExpressionAttributeValues={":one": {"N": "1"}},
+                ReturnValues="ALL_NEW",
+            )
+        except (NotThere, Refused) as error:
+            raise TableMissing.of(view.name, view.version, "online") from error
+        return _stored(answer["Attributes"])
+
+    def raise_watermark(self, view: ViewSpec, event: int) -> None:
+        """Note an event time that is later than any before."""
+        with suppress(Refused):
+            self._calls.call(
+                "update_item",
+                TableName=self._name,
+                Key=_view_key(view),
+                UpdateExpression="SET watermark = :event",
+                ConditionExpression="attribute_exists(part) AND (attribute_not_exists(watermark) OR watermark < :event)",
+                ExpressionAttributeValues={":event": {"N": str(event)}},
+            )
+
+    def move(self, view: ViewSpec, stored: Stored, table: str) -> bool:
+        """Serve the view version from another table, if no write was begun since; whether that was so."""
+        try:
+            self._calls.call(
+                "update_item",
+                TableName=self._name,
+                Key=_view_key(view),
+                UpdateExpression="SET #table = :table",
+                ConditionExpression="#table = :before AND writes = :writes",
+                ExpressionAttributeNames={"#table": "table"},
+                ExpressionAttributeValues={
+                    ":table": {"S": table},
+                    ":before": {"S": stored.table},
+                    ":writes": {"N": str(stored.writes)},
+                },
+            )
+        except Refused:
+            return False
+        return True
+
+    # Ledger
+
+    def ledger(self, view: ViewSpec) -> Ledger:
+        """What is reflected. A partition that is being written, or whose writer died, is not settled."""
+        found = self.find(view)
+        if found is None:
+            return Ledger({})
+        entries: dict[str, LedgerEntry] = {}
+        writing: list[Item] = []
+        for item in self._items(view):
+            part = item["part"]["S"]
+            if part.startswith(_PARTITION):
+                entries[part.removeprefix(_PARTITION)] = _entry(item)
+            else:
+                writing.append(item)
+        for item in writing:
+            open_entry = _entry(item)
+            for name, rows in json.loads(item["partitions"]["S"]).items():
+                latest = entries.get(name)
+                if latest is None or latest.publication < open_entry.publication:
+                    latest = LedgerEntry(
+                        open_entry.publication, rows, open_entry.delta_version, settled=False, applied_at=open_entry.applied_at
+                    )
+                entries[name] = LedgerEntry(
+                    latest.publication, latest.rows, latest.delta_version, settled=False, applied_at=latest.applied_at
+                )
+        watermark = None if found.watermark is None else moment(found.watermark)
+        return Ledger(dict(sorted(entries.items())), watermark)
+
+    def is_superseded(self, view: ViewSpec, publication: AppliedPublication) -> bool:
+        """Whether any of the publication's partitions has a later one."""
+        for name in publication.partitions:
+            answer = self._calls.call(
+                "get_item", TableName=self._name, Key=_part_key(view, _PARTITION + name), ConsistentRead=True
+            )
+            if "Item" in answer and _entry(answer["Item"]).publication > publication.publication:
+                return True
+        return False
+
+    def enter(self, view: ViewSpec, publication: AppliedPublication) -> bool:
+        """Enter the publication; False where a later one of a partition stands there, the others are entered then too."""
+        entered = list(self._calls.together(lambda name: self._enter(view, publication, name), publication.partitions))
+        return all(entered)
+
+    def _enter(self, view: ViewSpec, publication: AppliedPublication, partition: str) -> bool:
+        item = {
+            **_part_key(view, _PARTITION + partition),
+            **_told(publication, publication.partitions[partition]),
+            "settled": {"BOOL": publication.settled},
+        }
+        try:
+            self._calls.call(
+                "put_item",
+                TableName=self._name,
+                Item=item,
+                ConditionExpression="attribute_not_exists(part) OR publication <= :publication",
+                ExpressionAttributeValues={":publication": item["publication"]},
+            )
+        except Refused:
+            return False
+        return True
+
+    def settle(self, view: ViewSpec, publication: int, partitions: Sequence[str]) -> None:
+        """Mark entries of this publication."""
+        for name in partitions:
+            with suppress(Refused):
+                self._calls.call(
+                    "update_item",
+                    TableName=self._name,
+                    Key=_part_key(view, _PARTITION + name),
+                    UpdateExpression="SET settled = :yes",
+                    ConditionExpression="publication = :publication",
+                    ExpressionAttributeValues={":yes": {"BOOL": True}, ":publication": {"N": str(publication)}},
+                )
+
+    def clear_dead(self, view: ViewSpec, before: datetime) -> None:
+        """Clear what writers said who had written their last before that moment."""
+        for item in list(self._items(view)):
+            part = item["part"]["S"]
+            if part.startswith(_WRITING) and float(item["renewed"]["N"]) + SECONDS_TO_EXPIRE < before.timestamp():
+                self._calls.call("delete_item", TableName=self._name, Key=_part_key(view, part))
+
+    def forget(self, view: ViewSpec, partitions: Sequence[str]) -> None:
+        with suppress(NotThere):
+            for name in partitions:
+                self._calls.call("delete_item", TableName=self._name, Key=_part_key(view, _PARTITION + name))
+
+    def _items(self, view: ViewSpec) -> Iterator[Item]:
+        return self._query(_whole(view))
+
+    def _query(self, view: str) -> Iterator[Item]:
+        start: dict[str, Any] = {}
+        while True:
+            try:
+                answer = self._calls.call(
+                    "query",
+                    TableName=self._name,
+                    KeyConditionExpression="#view = :view",
+                    ExpressionAttributeNames={"#view": "view"},
+                    ExpressionAttributeValues={":view": {"S": view}},
+                    ConsistentRead=True,
+                    **start,
+                )
+            except NotThere:
+                return
+            yield from answer["Items"]
+            if not answer.get("LastEvaluatedKey"):
+                return
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
+
+class Writing:
+    """What a writer says of itself while it writes a publication."""
+
+    def __init__(self, calls: Calls, view: ViewSpec, publication: AppliedPublication) -> None:
+        self._calls, self._view = calls, view
+        self._table = f"{calls.location.prefix}.catalogue"
+        self._key = _part_key(view, _WRITING + uuid4().hex)
+        self._item = {
+            **self._key,
+            **_told(publication, sum(publication.partitions.values())),
+            "partitions": {"S": json.dumps(dict(publication.partitions))},
+        }
+        self._renewed = time.monotonic()
+        self._put("attribute_not_exists(part)")
+
+    def _put(self, condition: str) -> None:
+        started = time.monotonic()
+        item = {**self._item, "renewed": {"N": f"{time.time():.3f}"}, "settled": {"BOOL": False}}
+        self._calls.call("put_item", TableName=self._table, Item=item, ConditionExpression=condition)
+        self._renewed = started
+
+    def renew(self) -> None:
+        """Called now and then by who writes.
+
+        Raises:
+            PublicationConflict: others have counted this writer as dead.
+        """
+        if time.monotonic() - self._renewed < SECONDS_TO_RENEW:
+            return
+        try:
+            self._put("attribute_exists(part)")
+        except Refused as error:
+            raise PublicationConflict(
+                f"{self._view.name}: the online write took so long between two steps that it was counted as dead. Offline "
+                f"is right; run: feature-assets reconcile {self._view.name}"
+            ) from error
+
+    @property
+    def until(self) -> float:
+        """The monotonic time after which no row may be written any more."""
+        return self._renewed + SECONDS_TO_STOP
+
+    def end(self) -> None:
+        """All is written and entered."""
+        self._calls.call("delete_item", TableName=self._table, Key=self._key)
+
+
+class _InUse(Exception):
+    """The table exists already."""
+
+
+def _whole(view: ViewSpec) -> str:
+    return f"{view.name}/v{view.version}"
+
+
+def _view_key(view: ViewSpec) -> Item:
+    return {"view": {"S": _VIEWS}, "part": {"S": _whole(view)}}
+
+
+def _part_key(view: ViewSpec, part: str) -> Item:
+    return {"view": {"S": _whole(view)}, "part": {"S": part}}
+
+
+def _text(types: Mapping[str, str]) -> dict[str, str]:
+    return {"S": json.dumps(types, sort_keys=True)}
+
+
+def _told(publication: AppliedPublication, rows: int) -> Item:
+    return {
+        "publication": {"N": str(publication.publication)},
+        "delta_version": {"N": str(publication.delta_version)},
+        "rows": {"N": str(rows)},
+        "applied_at": {"S": datetime.now(UTC).isoformat()},
+    }
+
+
+def _stored(item: Item) -> Stored:
+    return Stored(
+        table=item["table"]["S"],
+        keys=tuple(json.loads(item["keys"]["S"])),
+        types=json.loads(item["types"]["S"]),
+        writes=int(item["writes"]["N"]),
+        watermark=int(item["watermark"]["N"]) if "watermark" in item else None,
+    )
+
+
+def _entry(item: Item) -> LedgerEntry:
+    return LedgerEntry(
+        publication=int(item["publication"]["N"]),
+        rows=int(item["rows"]["N"]),
+        delta_version=int(item["delta_version"]["N"]),
+        settled=bool(item["settled"]["BOOL"]),
+        applied_at=datetime.fromisoformat(item["applied_at"]["S"]),
+    )
