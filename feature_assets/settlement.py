@@ -19,7 +19,7 @@ import polars as pl
 
 from feature_assets.errors import PublicationConflict, TableMissing
 from feature_assets.offline import OfflineState, OfflineStore, next_publication
-from feature_assets.online.protocol import AppliedPublication, LedgerEntry, OnlineStore
+from feature_assets.online.protocol import AppliedPublication, ForgetsExpired, LedgerEntry, OnlineStore
 from feature_assets.spec import PUBLICATION, ViewSpec
 from feature_assets.types import Timestamp
 
@@ -263,6 +263,8 @@ def _compare(view: ViewSpec, offline: OfflineStore, online: OnlineStore) -> Diff
     keys = _keys(view)
     values = [name for name in columns if name not in keys]
     missing = latest.join(stored, on=keys, how="anti")
+    if view.ttl is not None and isinstance(online, ForgetsExpired) and online.forgets_expired:
+        missing = missing.filter(pl.col(view.event_timestamp) >= datetime.now(UTC) - view.ttl)
     extra = stored.join(latest, on=keys, how="anti")
     both = latest.join(stored, on=keys, how="inner", suffix=_OTHER)
     # NaN equals NaN here and null equals null; what differs is named per row.

@@ -25,7 +25,7 @@ from feature_assets.lookup.response import (
     Rows,
     Status,
 )
-from feature_assets.online.protocol import OnlineStore, within_ttl
+from feature_assets.online.protocol import Answer, OnlineStore, ReadsTogether, within_ttl
 from feature_assets.references import ReadPlan, ViewRead
 from feature_assets.transformations import OnDemand
 from feature_assets.types import FeatureType
@@ -50,7 +50,7 @@ def _now() -> int:
 class OnlineLookup:
     """Answers one question, again and again: the features of one plan. Safe to share between threads."""
 
-    __slots__ = ("_clock", "_computed", "_entities", "_on_demand", "_outputs", "_reads", "_types", "plan")
+    __slots__ = ("_clock", "_computed", "_entities", "_on_demand", "_outputs", "_reads", "_together", "_types", "plan")
 
     def __init__(
         self, plan: ReadPlan, store: OnlineStore, allowed_modules: Sequence[str] = (), *, clock: Clock = _now
@@ -79,6 +79,8 @@ class OnlineLookup:
         # The columns of an answer stand in one list: the entity rows', then each view's, then what is computed.
         for read in plan.reads:
             _number(columns, [read.column(field.name) for field in read.features])
+        several = len(self._reads) > 1
+        self._together = store.read_together if several and isinstance(store, ReadsTogether) else None
         self._on_demand = OnDemand(plan, allowed_modules) if plan.on_demand else None
         if self._on_demand is not None:
             self._computed = [(columns[name], name, of) for name, of in self._on_demand.inputs.items()]
@@ -104,7 +106,13 @@ class OnlineLookup:
         for read in self._reads:
             if read.keys not in keys:
                 keys[read.keys] = list(zip(*[columns[key] for key in read.keys], strict=True)) or [()] * count
-            found, values = read(keys[read.keys], now)
+        answers: Iterable[Answer] = (
+            [read.reader(keys[read.keys]) for read in self._reads]
+            if self._together is None
+            else self._together([(read.reader, keys[read.keys]) for read in self._reads])
+        )
+        for read, answer in zip(self._reads, answers, strict=True):
+            found, values = read.withheld(answer, now)
             columns.extend(values)  # type: ignore[arg-type]
             rows.extend([found] * len(values))
         if self._on_demand is not None:
@@ -131,7 +139,7 @@ def _number(columns: dict[str, int], names: Iterable[str]) -> None:
 class _ViewReader:
     """Reads the features of one view; `keys` are the positions of its join keys among the entity columns."""
 
-    __slots__ = ("_defaults", "_reader", "_ttl", "keys")
+    __slots__ = ("_defaults", "_ttl", "keys", "reader")
 
     def __init__(self, read: ViewRead, store: OnlineStore, columns: dict[str, int]) -> None:
         view = read.view
@@ -141,14 +149,15 @@ class _ViewReader:
                 "Ask for it with get_historical_features."
             )
         self.keys = tuple(columns[column] for _, column in read.keys)
-        self._reader = store.reader(view, [field.name for field in read.features])
+        self.reader = store.reader(view, [field.name for field in read.features])
         self._ttl = None if view.ttl is None else view.ttl // timedelta(microseconds=1)
         self._defaults = [
             (position, field.default_value) for position, field in enumerate(read.features) if field.default is not None
         ]
 
-    def __call__(self, keys: list[tuple[Any, ...]], now: int) -> tuple[Rows, list[Sequence[Any]]]:
-        events, values = self._reader(keys)
+    def withheld(self, answer: Answer, now: int) -> tuple[Rows, list[Sequence[Any]]]:
+        """What the store answered, without what is too old, and with defaults."""
+        events, values = answer
         expired = self._expired(events, now)
         if expired:
             values = [[None if at in expired else value for at, value in enumerate(column)] for column in values]

@@ -8,7 +8,7 @@ All times are UTC microseconds.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, Protocol, overload
+from typing import Any, NamedTuple, Protocol, TypeAlias, overload, runtime_checkable
 
 import polars as pl
 
@@ -88,10 +88,14 @@ class Ledger:
     watermark: datetime | None = None
 
 
+Answer: TypeAlias = tuple[list[int | None], list[Sequence[Any]]]
+"""Event timestamps in microseconds, None where there is no row; and for each feature its canonical values."""
+
+
 class Reader(Protocol):
     """The compiled read of some features of a view. Safe to share between threads."""
 
-    def __call__(self, keys: Sequence[tuple[Any, ...]]) -> tuple[list[int | None], list[Sequence[Any]]]:
+    def __call__(self, keys: Sequence[tuple[Any, ...]]) -> Answer:
         """The stored rows of these keys, in their order; a key that is asked for twice is answered twice.
 
         Args:
@@ -106,6 +110,29 @@ class Reader(Protocol):
             TableMissing: the view version has no table (yet).
             StoreError: the store cannot be read.
         """
+        ...
+
+
+Question: TypeAlias = tuple[Reader, Sequence[tuple[Any, ...]]]
+"""A compiled read and the keys that it is asked for."""
+
+
+@runtime_checkable
+class ReadsTogether(Protocol):
+    """A store that answers several reads at the price of one, as over a network."""
+
+    def read_together(self, questions: Sequence[Question]) -> list[Answer]:
+        """What each of this store's readers would answer. Raises as they do."""
+        ...
+
+
+@runtime_checkable
+class ForgetsExpired(Protocol):
+    """A store that may delete rows by itself once they are past their view's ttl."""
+
+    @property
+    def forgets_expired(self) -> bool:
+        """Whether it does, as it is set up."""
         ...
 
 

@@ -26,6 +26,7 @@ _SECONDS_TO_READ = 5.0
 _SECONDS_TO_WRITE = 60.0
 _FIRST_WAIT = 0.02
 _LONGEST_WAIT = 1.0
+_READS: Final = frozenset({"batch_get_item", "get_item", "query", "scan"})
 
 Item = dict[str, dict[str, Any]]
 _T = TypeVar("_T")
@@ -71,7 +72,8 @@ class Calls:
             ) from error
         except BotoCoreError as error:
             raise StoreUnavailable(f"{self.described} cannot be reached: {error}. Try again.") from error
-        self._count(answer.get("ConsumedCapacity"))
+        if consumed := answer.get("ConsumedCapacity"):
+            self._count(operation, consumed)
         return answer
 
     @property
@@ -86,7 +88,13 @@ class Calls:
             return self._read_units, self._write_units
 
     def together(self, function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
-        """The function's result for each item, in their order; as many at once as the location allows."""
+        """The function's result for each item, in their order; as many at once as the location allows.
+
+        What the function does must not call this again: the threads would wait for one another.
+        """
+        items = list(items)
+        if len(items) < 2:
+            return map(function, items)
         with self._making:
             self._pool = self._pool or ThreadPoolExecutor(self.location.concurrency, thread_name_prefix="dynamodb")
         return self._pool.map(function, items)
@@ -175,20 +183,25 @@ class Calls:
         if code in ("ResourceNotFoundException", "TableNotFoundException"):
             return NotThere()
         if code in ("AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException"):
-            return StoreUnavailable(f"{self.described} refused '{operation}' ({code}). Look at this role's permissions.")
+            return StoreUnavailable(
+                f"{self.described} refused '{operation}' ({code}). Look at this role's permissions."
+            )
         if code == "LimitExceededException":
             return StoreFull(f"{self.described}: {error.response['Error'].get('Message', code)}")
         if code in ("ProvisionedThroughputExceededException", "RequestLimitExceeded", "ThrottlingException"):
             return StoreUnavailable(
                 f"{self.described} throttled '{operation}' {_ATTEMPTS} times. Try again later, or raise the capacity."
             )
-        return StoreError(f"{self.described} did not '{operation}': {error.response.get('Error', {}).get('Message', code)}")
+        return StoreError(
+            f"{self.described} did not '{operation}': {error.response.get('Error', {}).get('Message', code)}"
+        )
 
-    def _count(self, consumed: Any) -> None:
-        for one in consumed if isinstance(consumed, list) else [consumed] if consumed else ():
-            units = float(one.get("CapacityUnits", 0.0))
-            with self._counting:
-                self._read_units += float(one.get("ReadCapacityUnits", 0.0))
-                self._write_units += float(one.get("WriteCapacityUnits", 0.0))
-                if "ReadCapacityUnits" not in one and "WriteCapacityUnits" not in one:
-                    self._read_units += units
+    def _count(self, operation: str, consumed: Any) -> None:
+        units = sum(
+            float(one.get("CapacityUnits", 0.0)) for one in (consumed if isinstance(consumed, list) else [consumed])
+        )
+        with self._counting:
+            if operation in _READS:
+                self._read_units += units
+            else:
+                self._write_units += units

@@ -116,7 +116,9 @@ class Catalogue:
             "writes": {"N": "0"},
         }
         with suppress(Refused):
-            self._calls.call("put_item", TableName=self._name, Item=item, ConditionExpression="attribute_not_exists(part)")
+            self._calls.call(
+                "put_item", TableName=self._name, Item=item, ConditionExpression="attribute_not_exists(part)"
+            )
 
     def table_name(self, view: ViewSpec, *, load: str = "") -> str:
         """The name of a table for the view version; a load has one of its own."""
@@ -168,7 +170,9 @@ class Catalogue:
                 if self._calls.call("describe_table", TableName=name)["Table"]["TableStatus"] in ("ACTIVE", "UPDATING"):
                     return
             time.sleep(0.05 if self._calls.location.endpoint else 1.0)
-        raise StoreUnavailable(f"{self._calls.described}: table {name} was not ready in {_SECONDS_TO_MAKE:.0f} s. Try again.")
+        raise StoreUnavailable(
+            f"{self._calls.described}: table {name} was not ready in {_SECONDS_TO_MAKE:.0f} s. Try again."
+        )
 
     def drop(self, view: ViewSpec) -> None:
         """Forget the view version and delete its table."""
@@ -264,7 +268,11 @@ class Catalogue:
                 latest = entries.get(name)
                 if latest is None or latest.publication < open_entry.publication:
                     latest = LedgerEntry(
-                        open_entry.publication, rows, open_entry.delta_version, settled=False, applied_at=open_entry.applied_at
+                        open_entry.publication,
+                        rows,
+                        open_entry.delta_version,
+                        settled=False,
+                        applied_at=open_entry.applied_at,
                     )
                 entries[name] = LedgerEntry(
                     latest.publication, latest.rows, latest.delta_version, settled=False, applied_at=latest.applied_at

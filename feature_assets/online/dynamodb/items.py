@@ -20,7 +20,7 @@ from feature_assets.spec import PUBLICATION, ViewSpec
 from feature_assets.types import Bytes, DecimalType, FeatureType, Int64, Timestamp, microseconds
 
 KEY: Final = "__key"
-TOKEN: Final = "__token"
+TOKEN: Final = "__token"  # noqa: S105 (what orders the rows of a key)
 EXPIRES: Final = "__expires"
 """Seconds since 1970 after which DynamoDB may delete the item, where the view has a ttl."""
 
@@ -58,7 +58,7 @@ def _encoder(of: FeatureType) -> Callable[[Any], bytes]:
         return lambda value: str(microseconds(value)).encode()
     if isinstance(of, DecimalType):
         # A frame has no negative zero: it is the same number, so it has to be the same key.
-        return lambda value: f"{value if value else abs(value):f}".encode()
+        return lambda value: f"{value or abs(value):f}".encode()
     return lambda value: str(value).encode()
 
 

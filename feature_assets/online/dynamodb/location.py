@@ -17,16 +17,17 @@ class Location:
     """Where the tables lie and how they are made.
 
     `prefix` begins the name of every table. `region` and `endpoint` are else found by the usual AWS chain, as are the
-    credentials. `consistent` reads see every write that was answered, and cost twice as much. With `read_units` and
-    `write_units` capacity is provisioned, else it is on demand. `recovery` asks for point-in-time recovery, `key` for
-    encryption with that KMS key, `tags` are put on every table (`tags=team:risk,stage:prod`). `concurrency` bounds the
-    calls that one process has under way.
+    credentials. `consistent` reads see every write that was answered, and cost twice as much. With `expire` DynamoDB
+    deletes what is past its view's ttl by two days. With `read_units` and `write_units` capacity is provisioned, else it
+    is on demand. `recovery` asks for point-in-time recovery, `key` for encryption with that KMS key, `tags` are put on
+    every table (`tags=team:risk,stage:prod`). `concurrency` bounds the calls that one process has under way.
     """
 
     prefix: str
     region: str | None = None
     endpoint: str | None = None
     consistent: bool = False
+    expire: bool = True
     read_units: int | None = None
     write_units: int | None = None
     recovery: bool = False
@@ -59,7 +60,7 @@ class Location:
 
 
 def _read(url: str, name: str, text: str) -> Any:
-    if name in ("consistent", "recovery"):
+    if name in ("consistent", "expire", "recovery"):
         if text not in ("true", "false"):
             raise ConfigurationError(f"'{url}': {name} is true or false, and not '{text}'.")
         return text == "true"

@@ -1,11 +1,11 @@
 """The online store on DynamoDB; see `catalogue` for how a publication is entered without a transaction."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from threading import Lock
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import polars as pl
@@ -15,8 +15,9 @@ from feature_assets.online.dynamodb.calls import KEYS_AT_ONCE, PUTS_AT_ONCE, Cal
 from feature_assets.online.dynamodb.catalogue import Catalogue, Stored, Writing
 from feature_assets.online.dynamodb.items import EXPIRES, KEY, TOKEN, Shape
 from feature_assets.online.dynamodb.location import Location
-from feature_assets.online.dynamodb.reader import DynamoReader
+from feature_assets.online.dynamodb.reader import DynamoReader, Keys, read_together
 from feature_assets.online.protocol import (
+    Answer,
     AppliedPublication,
     Ledger,
     WriteCount,
@@ -25,7 +26,6 @@ from feature_assets.online.protocol import (
     token_schema,
 )
 from feature_assets.spec import ViewSpec
-from feature_assets.types import microseconds
 
 _WORTH_A_LOAD = 2_000
 """Rows from which on a table that nobody wrote to is filled by batches, which cost the same and take a tenth of the calls."""
@@ -54,12 +54,17 @@ class DynamoOnlineStore:
 
     def prepare(self, view: ViewSpec) -> None:
         self._catalogue.prepare(view)
-        stored = self._catalogue.needed(view)
-        if view.ttl is not None:
-            self._expire(stored.table)
+        self._expire(view, self._catalogue.needed(view).table)
 
-    def _expire(self, table: str) -> None:
+    @property
+    def forgets_expired(self) -> bool:
+        """See `ForgetsExpired` in the protocol."""
+        return self._calls.location.expire
+
+    def _expire(self, view: ViewSpec, table: str) -> None:
         """Have DynamoDB delete what has expired. It refuses to be told twice."""
+        if view.ttl is None or not self.forgets_expired:
+            return
         try:
             answer = self._calls.call("describe_time_to_live", TableName=table)
             if answer.get("TimeToLiveDescription", {}).get("TimeToLiveStatus") in ("ENABLED", "ENABLING"):
@@ -75,6 +80,10 @@ class DynamoOnlineStore:
 
     def reader(self, view: ViewSpec, features: Sequence[str]) -> DynamoReader:
         return DynamoReader(self._calls, view, features, self._table)
+
+    def read_together(self, questions: Sequence[tuple[DynamoReader, Keys]]) -> list[Answer]:
+        """See `ReadsTogether` in the protocol."""
+        return read_together(self._calls, self._table, questions)
 
     def _table(self, view: ViewSpec, *, fresh: bool = False) -> str:
         """The table of a view version, by memory unless it has to be `fresh`."""
@@ -115,8 +124,7 @@ class DynamoOnlineStore:
         """Fill a table of its own and serve from it, unless somebody else has begun to write; whether that went well."""
         table = self._catalogue.table_name(view, load=uuid4().hex[:12])
         self._catalogue.make_table(table, (KEY, "B"))
-        if view.ttl is not None:
-            self._expire(table)
+        self._expire(view, table)
         parts = [items[start : start + PUTS_AT_ONCE] for start in range(0, len(items), PUTS_AT_ONCE)]
         for _ in self._calls.together(lambda part: self._calls.put_all(table, part), parts):
             pass
@@ -127,9 +135,7 @@ class DynamoOnlineStore:
             self._catalogue.raise_watermark(view, _latest_event(view, items))
         return moved
 
-    def _put(
-        self, view: ViewSpec, shape: Shape, stored: Stored, items: Sequence[Item], writing: Writing | None
-    ) -> int:
+    def _put(self, view: ViewSpec, shape: Shape, stored: Stored, items: Sequence[Item], writing: Writing | None) -> int:
         """Put each item unless a later one is stored; how many were."""
         if not items:
             return 0
