@@ -40,7 +40,11 @@ class ServerSettings(BaseModel):
     max_keys: int = Field(1_000, gt=0)
     max_features: int = Field(500, gt=0)
     max_views: int = Field(64, gt=0)
+    requests_per_second: float | None = Field(None, gt=0, description="What one client may ask, in each process.")
+    burst: float | None = Field(None, ge=1, description="What it may ask at once; a second's worth if not set.")
+    total_requests_per_second: float | None = Field(None, gt=0, description="The same for all clients together.")
     body_timeout_seconds: float = Field(15.0, gt=0)
+    openapi: bool | None = Field(None, description="Whether to show what the routes are; on loopback only if not set.")
     token_lifetime_seconds: int = Field(3600, gt=0, le=86_400)
 
     @model_validator(mode="after")

@@ -6,46 +6,30 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import uvicorn
 from fastapi import FastAPI, Security
-from fastapi.openapi.models import OAuthFlowClientCredentials, OAuthFlows
-from fastapi.security import OAuth2, OpenIdConnect
 from fastapi.security.base import SecurityBase
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.supervisors import Multiprocess
 
-from feature_assets.access import ACTS
 from feature_assets.config import Settings
-from feature_assets.errors import ConfigurationError, FeatureAssetsError
+from feature_assets.errors import FeatureAssetsError
 from feature_assets.server import catalogue, snapshots
 from feature_assets.server import documentation as pages
-from feature_assets.server.auth import TokenValidator
 from feature_assets.server.gate import Gate
-from feature_assets.server.introspection import Introspection
-from feature_assets.server.issuer import Issuer
 from feature_assets.server.journal import Journal
-from feature_assets.server.keys import KeyCache, checked_issuer, is_loopback
-from feature_assets.server.oauth import (
-    JWKS_PATH,
-    TOKEN_PATH,
-    TokenEndpoint,
-    openid_configuration,
-    resource_metadata,
-    server_metadata,
-)
-from feature_assets.server.problems import Problem, origin
+from feature_assets.server.keys import is_loopback
+from feature_assets.server.problems import Problem
 from feature_assets.server.process import config_of, listening, own_log
-from feature_assets.server.routes import Bearer, OnlineFeatures
+from feature_assets.server.routes import OnlineFeatures
 from feature_assets.server.routing import Callers, ProblemRoute, Refusal
 from feature_assets.server.serving import READ, Serving
-
-if TYPE_CHECKING:
-    from feature_assets.server.foreign import ForeignIssuer
+from feature_assets.server.trust import Trust, check_binding
 
 log = logging.getLogger(__name__)
 
@@ -76,116 +60,47 @@ def create_app(settings: Settings) -> FeatureServer:
             keys cannot be had.
     """
     check_binding(settings, settings.server.host)
-    issuer: Issuer | None = None
-    foreign: ForeignIssuer | None = None
-    if settings.server.issuer:
-        identifier, foreign = settings.server.issuer, _foreign(settings, settings.server.issuer)
-        keys = KeyCache(foreign.keys)
-    else:
-        issuer = Issuer.open(settings.place(settings.secrets), audience=settings.server.audience)
-        identifier, keys = issuer.identifier, _own_keys(issuer)
-    validator = TokenValidator(
-        identifier,
-        settings.server.audience,
-        keys,
-        role_claims=settings.server.role_claims,
-        group_claims=settings.server.group_claims,
-        introspection=_introspection(settings, foreign),
-    )
+    trust = Trust(settings)
     serving = Serving(settings)
-    bearer = Bearer(validator)
-    callers = Callers(bearer, _security(settings))
-    online = OnlineFeatures(serving, bearer, settings.server)
-    on_loopback = is_loopback(settings.server.host)
+    callers = Callers(trust.bearer, trust.security())
+    online = OnlineFeatures(serving, trust.bearer, settings.server)
+    documented = settings.server.openapi
+    if documented is None:
+        documented = is_loopback(settings.server.host)
     app = FeatureServer(
         title="Feature Assets",
         version="1",
         description=pages.DESCRIPTION,
-        openapi_url="/openapi.json" if on_loopback else None,
+        openapi_url="/openapi.json" if documented else None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=_lifespan(serving, keys, foreign, online),
+        lifespan=_lifespan(serving, trust, online),
         exception_handlers={HTTPException: _http_problem},
         generate_unique_id_function=lambda route: route.name,
     )
     app.router.route_class = ProblemRoute
-    handlers: dict[tuple[str, str], Any] = {("POST", ONLINE_PATH): online}
-    _describe_online(app, _security(settings))
+    _describe_online(app, trust.security())
     _add_health(app, serving)
     catalogue.add_to(app, serving, callers, settings)
     snapshots.add_to(app, serving, callers, settings.server)
-    if issuer is not None:
-        handlers["POST", TOKEN_PATH] = TokenEndpoint(issuer, settings.server.token_lifetime_seconds)
-        _describe_token(app)
-        _add_issuer(app, issuer)
-    _add_resource(app, settings, identifier)
-    if on_loopback:
+    trust.add_to(app)
+    if documented:
         pages.describe_problems(app)
         pages.serve_page(app)
-    app.gate = Gate(app.behind_gate, handlers)
+    app.gate = Gate(app.behind_gate, {("POST", ONLINE_PATH): online, **trust.handlers()})
     app.state.serving = serving
     return app
 
 
-def check_binding(settings: Settings, host: str) -> None:
-    """Refuse to be reached by others before it is said whose tokens count.
-
-    Raises:
-        ConfigurationError: the address is not loopback, and issuer or audience are not set.
-    """
-    if settings.server.issuer:
-        checked_issuer(settings.server.issuer)
-    if is_loopback(host):
-        return
-    missing = [
-        name
-        for name, there in (
-            ("server.issuer", settings.server.issuer),
-            ("server.audience", "audience" in settings.server.model_fields_set),
-        )
-        if not there
-    ]
-    if missing:
-        raise ConfigurationError(
-            f"Listening on '{host}' opens the server to others, and {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not set. Name the OIDC issuer whose tokens count and the audience "
-            "that they are for, or listen on 127.0.0.1."
-        )
-
-
-def _foreign(settings: Settings, issuer: str) -> "ForeignIssuer":
-    # With its HTTP client, which takes a tenth of a second to load and is for this alone.
-    from feature_assets.server.foreign import ForeignIssuer
-
-    secret = settings.server.introspection_secret
-    return ForeignIssuer(
-        issuer, client_id=settings.server.introspection_client, secret=secret.get_secret_value() if secret else None
-    )
-
-
-def _own_keys(issuer: Issuer) -> KeyCache:
-    async def public_keys() -> object:
-        return await asyncio.to_thread(issuer.public_keys)
-
-    # A file of our own: looking again costs nothing.
-    return KeyCache(public_keys, pause=1.0, fresh=30.0)
-
-
-def _introspection(settings: Settings, foreign: "ForeignIssuer | None") -> Introspection | None:
-    if foreign is None or settings.server.introspection_client is None:
-        return None
-    return Introspection(foreign.introspected, seconds=settings.server.introspection_seconds)
-
-
-def _lifespan(serving: Serving, keys: KeyCache, foreign: "ForeignIssuer | None", online: OnlineFeatures) -> Any:
+def _lifespan(serving: Serving, trust: Trust, online: OnlineFeatures) -> Any:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             await asyncio.to_thread(serving.refresh)
         except (FeatureAssetsError, OSError) as error:
             log.warning("nothing to serve yet error=%s: %s", type(error).__name__, error)
-        running = [asyncio.create_task(serving.keep_fresh()), asyncio.create_task(keys.keep_fresh())]
+        running = [asyncio.create_task(serving.keep_fresh()), asyncio.create_task(trust.keep_fresh())]
         try:
             yield
         finally:
@@ -194,8 +109,7 @@ def _lifespan(serving: Serving, keys: KeyCache, foreign: "ForeignIssuer | None",
             await asyncio.gather(*running, return_exceptions=True)
             online.close()
             serving.close()
-            if foreign is not None:
-                await foreign.close()
+            await trust.close()
 
     return lifespan
 
@@ -209,14 +123,6 @@ async def _http_problem(request: Request, error: Exception) -> Response:
         detail = catalogue.NOT_WRITTEN
     problem = Problem(error.status_code, kind, detail, headers=error.headers)
     return Refusal(problem, "feast registry" if in_catalogue else None)
-
-
-def _security(settings: Settings) -> SecurityBase:
-    if settings.server.issuer:
-        place = f"{settings.server.issuer.rstrip('/')}/.well-known/openid-configuration"
-        return OpenIdConnect(openIdConnectUrl=place, scheme_name="issuer", auto_error=False)
-    flow = OAuthFlowClientCredentials(tokenUrl=TOKEN_PATH, scopes=ACTS)
-    return OAuth2(flows=OAuthFlows(clientCredentials=flow), scheme_name="client", auto_error=False)
 
 
 def _describe_online(app: FastAPI, security: SecurityBase) -> None:
@@ -245,25 +151,6 @@ def _describe_online(app: FastAPI, security: SecurityBase) -> None:
 _TEXT: Final = {"type": "string"}
 
 
-def _describe_token(app: FastAPI) -> None:
-    """For OpenAPI alone, as above."""
-
-    @app.post(
-        TOKEN_PATH,
-        tags=["authorisation"],
-        summary="An access token for a client",
-        response_model=pages.TokenAnswer,
-        responses={
-            400: {"model": pages.TokenError, "description": "The request is not as it should be."},
-            401: {"model": pages.TokenError, "description": "There is no such client, or it is not its secret."},
-            **pages.refusals(408, 413, 429, 500, 503),
-        },
-        openapi_extra={"requestBody": pages.TOKEN_FORM},
-    )
-    async def token() -> None:
-        """OAuth 2 client credentials of the embedded issuer. Clients are added with `feature-assets auth`."""
-
-
 def _add_health(app: FastAPI, serving: Serving) -> None:
     @app.get(
         "/health",
@@ -278,27 +165,6 @@ def _add_health(app: FastAPI, serving: Serving) -> None:
     async def health() -> Response:
         """Needs no token and tells no more than its status."""
         return Response(status_code=503 if serving.snapshot is None else 200)
-
-
-def _add_issuer(app: FastAPI, issuer: Issuer) -> None:
-    @app.get("/.well-known/oauth-authorization-server", tags=["authorisation"], summary="The issuer (RFC 8414)")
-    async def oauth_authorization_server(request: Request) -> dict[str, Any]:
-        return server_metadata(issuer, origin(request.scope))
-
-    @app.get("/.well-known/openid-configuration", tags=["authorisation"], summary="The issuer, in OpenID's place")
-    async def openid_configuration_(request: Request) -> dict[str, Any]:
-        return openid_configuration(issuer, origin(request.scope))
-
-    @app.get(JWKS_PATH, tags=["authorisation"], summary="The issuer's public keys")
-    async def jwks() -> Response:
-        return JSONResponse(await asyncio.to_thread(issuer.public_keys), media_type="application/jwk-set+json")
-
-
-def _add_resource(app: FastAPI, settings: Settings, issuer: str) -> None:
-    @app.get("/.well-known/oauth-protected-resource", tags=["authorisation"], summary="What a token needs (RFC 9728)")
-    async def oauth_protected_resource(request: Request) -> dict[str, Any]:
-        place = origin(request.scope)
-        return resource_metadata(settings.server.issuer or place, settings.server.audience, place)
 
 
 def run(settings: Settings, *, host: str | None = None, port: int | None = None, workers: int = 1) -> None:

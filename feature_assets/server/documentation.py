@@ -4,6 +4,7 @@ The page and all that it loads come from this server, so that it works without a
 policy that lets nothing else in.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -361,13 +362,18 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     schema = {"$ref": "#/components/schemas/ProblemDocument"}
     return {
         status: {"description": _REFUSALS[status], "content": {"application/problem+json": {"schema": schema}}}
-        for status in statuses
+        for status in _with_quota(statuses)
     }
+
+
+def _with_quota(statuses: Sequence[int]) -> Sequence[int]:
+    """Whoever has to say who they are may be told that they ask too often."""
+    return sorted({*statuses, 429}) if 401 in statuses else statuses
 
 
 def registry_refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The same for the routes that refuse as Feast's registry server does."""
-    return {status: {"description": _REFUSALS[status], "model": RegistryError} for status in statuses}
+    return {status: {"description": _REFUSALS[status], "model": RegistryError} for status in _with_quota(statuses)}
 
 
 def describe_problems(app: FastAPI) -> None:

@@ -1,11 +1,15 @@
-"""What one caller may cost: bytes of a body, requests for tokens."""
+"""What one caller may cost: bytes of a body, requests a second."""
 
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Final
 
 from starlette.types import Receive, Scope
 
 from feature_assets.server.problems import Problem
+
+_CLIENTS_KEPT: Final = 10_000
 
 
 async def read_body(scope: Scope, receive: Receive, *, largest: int) -> bytes:
@@ -64,3 +68,40 @@ class Allowance:
             self._left -= 1
             return 0.0
         return (1 - self._left) / self._rate
+
+
+class Quota:
+    """So many requests a second for each client, and so many for all of them together. Each process counts by itself.
+
+    `burst` is how many a client that asked for nothing may ask at once; what it would be allowed in a second if not given.
+    """
+
+    def __init__(
+        self,
+        *,
+        each: float | None,
+        burst: float | None = None,
+        total: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._each, self._burst, self._clock = each, max(1.0, burst or each or 0.0), clock
+        self._total = Allowance(total, max(1.0, total), clock=clock) if total else None
+        self._clients: OrderedDict[Hashable, Allowance] = OrderedDict()
+
+    def take(self, client: Hashable) -> float:
+        """Take one for this client: 0 if it is within the quota, else in how many seconds it will be."""
+        wait = self._allowance(client, self._each).take() if self._each else 0.0
+        if not wait and self._total is not None:
+            wait = self._total.take()
+        return wait
+
+    def _allowance(self, client: Hashable, each: float) -> Allowance:
+        found = self._clients.get(client)
+        if found is None:
+            found = self._clients[client] = Allowance(each, self._burst, clock=self._clock)
+            if len(self._clients) > _CLIENTS_KEPT:
+                # Who did not ask for the longest time has a full allowance, or nearly.
+                self._clients.popitem(last=False)
+        else:
+            self._clients.move_to_end(client)
+        return found

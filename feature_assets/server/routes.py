@@ -13,11 +13,10 @@ from starlette.types import Receive, Scope
 
 from feature_assets.access import Principal
 from feature_assets.config import ServerSettings
-from feature_assets.errors import StoreUnavailable, Unauthenticated
-from feature_assets.server.auth import TokenValidator
+from feature_assets.server.bearer import Bearer
 from feature_assets.server.gate import Exchange, Headers
 from feature_assets.server.limits import read_body
-from feature_assets.server.problems import Problem, dialect_of
+from feature_assets.server.problems import dialect_of
 from feature_assets.server.serving import READ, Question, Serving, insufficient_scope
 from feature_assets.server.wire import OnlineQuestion, read_question
 
@@ -27,45 +26,6 @@ _CELLS_IN_PLACE: Final = 4_096
 _READERS: Final = 4
 
 _T = TypeVar("_T")
-
-
-class Bearer:
-    """Tells who is asking by the `Authorization` header."""
-
-    def __init__(self, validator: TokenValidator) -> None:
-        self._validator = validator
-
-    def known(self, headers: Headers) -> Principal | None:
-        """Who is asking, if the token was found good before. Raises as `principal`."""
-        return self._validator.remembered(_token(headers))
-
-    async def principal(self, headers: Headers) -> Principal:
-        """Who is asking.
-
-        Raises:
-            Problem: nobody that we know (401), a header that is none (400), or the issuer's keys cannot be had (503).
-        """
-        try:
-            return await self._validator.validated(_token(headers))
-        except StoreUnavailable as error:
-            raise Problem(503, "issuer-unreachable", str(error), headers={"retry-after": "30"}) from error
-        except Unauthenticated as error:
-            raise _unauthenticated(str(error), "invalid_token") from error
-
-
-def _token(headers: Headers) -> bytes:
-    given = [value for name, value in headers if name == b"authorization"]
-    if len(given) > 1:
-        raise _unauthenticated("There is more than one Authorization header.", "invalid_request", 400)
-    if not given or given[0][:7].lower() != b"bearer ":
-        raise _unauthenticated("Send an access token: Authorization: Bearer …")
-    return given[0][7:].strip()
-
-
-def _unauthenticated(why: str, code: str = "", status: int = 401) -> Problem:
-    # Without a token there is nothing wrong with it, and no code says so (RFC 6750, 3.1).
-    challenge = f'error="{code}", error_description="{why}"' if code else ""
-    return Problem(status, "unauthenticated", why, challenge=challenge)
 
 
 class OnlineFeatures:
@@ -78,7 +38,7 @@ class OnlineFeatures:
 
     async def __call__(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
         """Answer one request."""
-        principal = self._bearer.known(scope["headers"]) or await self._bearer.principal(scope["headers"])
+        principal = await self._bearer.principal(scope["headers"])
         exchange.client = principal.client_id
         if not principal.grant.anywhere(READ):
             raise insufficient_scope("This token may not read features.")
@@ -107,6 +67,8 @@ class OnlineFeatures:
         question = snapshot.compiled.get(asked.key)
         rows = asked.rows
         if question is None or not question.allowed(principal.grant) or not _is_short(question, rows):
+            return None
+        if not self._bearer.admits(principal):
             return None
         exchange.client = principal.client_id
         exchange.note(snapshot.digest, question.width, rows)

@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from feature_assets.access import Principal
+from feature_assets.server.bearer import Bearer
 from feature_assets.server.gate import exchange_of
 from feature_assets.server.problems import Dialect, Problem, problem_of, unforeseen
-from feature_assets.server.routes import Bearer
 from feature_assets.server.serving import insufficient_scope
 
 _NO_STORE: Final = {"cache-control": "no-store"}

@@ -17,6 +17,7 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from feature_assets.errors import ConfigurationError, UnknownName
+from feature_assets.server import oauth
 from feature_assets.server.issuer import Issuer
 from tests.server.conftest import basic, bearer, client_of
 
@@ -247,13 +248,15 @@ async def test_a_removed_client_gets_no_more_tokens(http, platform):
     assert (await http.post(TOKEN, data=GRANT, headers=basic(*gone))).status_code == 401
 
 
-async def test_tokens_are_not_given_faster_than_anybody_needs(platform):
+async def test_tokens_are_not_given_faster_than_anybody_needs(platform, monkeypatch):
+    # On a busy machine the allowance would be there again before it is used up.
+    monkeypatch.setattr(oauth, "_TOKENS_A_SECOND", 0.5)
     async with client_of(platform.app()) as http:
-        answers = [await http.post(TOKEN, data=GRANT) for _ in range(150)]
+        answers = [await http.post(TOKEN, data=GRANT) for _ in range(110)]
     statuses = {answer.status_code for answer in answers}
     assert statuses == {401, 429}
     refused = next(answer for answer in answers if answer.status_code == 429)
-    assert refused.headers["retry-after"] == "1"
+    assert refused.headers["retry-after"] in ("1", "2")
     assert refused.headers["content-type"] == "application/problem+json"
 
 
