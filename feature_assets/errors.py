@@ -27,14 +27,14 @@
     ├── NotReproducible         a saved training set cannot be rebuilt
     ├── TransformationRefused   an on-demand function is not the registered one
     ├── Unauthenticated         no valid token                                 (PermissionError)
-    └── Forbidden               the token does not allow it                    (PermissionError)
+    └── Forbidden               whoever asks may not do this                   (PermissionError)
 
 A message names the thing, the place and the mend.
 """
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Self
+from typing import Any, Self
 
 
 class FeatureAssetsError(Exception):
@@ -195,4 +195,8 @@ class Unauthenticated(FeatureAssetsError, PermissionError):
 
 
 class Forbidden(FeatureAssetsError, PermissionError):
-    """The token is valid and does not allow this."""
+    """Whoever asks is known and may not do this. `decision` says by which rule; see `access`."""
+
+    def __init__(self, message: str, decision: Any = None) -> None:
+        super().__init__(message)
+        self.decision = decision

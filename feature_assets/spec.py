@@ -14,6 +14,7 @@ import msgspec
 
 from feature_assets.checks import AnyCheck
 from feature_assets.errors import DeclarationError, WrongType
+from feature_assets.policies import ON_DEMAND_ACTS, checked_access, checked_row_filter
 from feature_assets.types import FeatureType, parse_type
 
 PUBLICATION = "__publication"
@@ -262,7 +263,8 @@ class ViewSpec(_Described, frozen=True, kw_only=True):
 
     `partitions` maps each dimension to what divides it; a view with one dimension calls it "partition". `upstream`
     holds the keys of the assets that it is made from, `max_future` how far an event timestamp may lie ahead of the
-    clock.
+    clock. `access` says which principals may do what (None: scopes alone decide), `row_filter` which claim a join key has
+    to equal.
     """
 
     version: int = 1
@@ -276,6 +278,8 @@ class ViewSpec(_Described, frozen=True, kw_only=True):
     checks: tuple[AnyCheck, ...] = ()
     online: bool = True
     max_future: timedelta = timedelta(minutes=5)
+    access: dict[str, tuple[str, ...]] | None = None
+    row_filter: dict[str, str] = {}
     asset_key: tuple[str, ...] = ()
     code_version: str = ""
 
@@ -304,6 +308,8 @@ class ViewSpec(_Described, frozen=True, kw_only=True):
                     f"It has: {', '.join(self.columns)}."
                 )
         _check_distinct((check.label for check in self.checks), place, "check")
+        msgspec.structs.force_setattr(self, "access", checked_access(place, self.access))
+        msgspec.structs.force_setattr(self, "row_filter", checked_row_filter(place, self.row_filter, self.join_keys))
 
     @property
     def join_keys(self) -> dict[str, FeatureType]:
@@ -346,7 +352,7 @@ class OnDemandViewSpec(_Described, frozen=True, kw_only=True):
     """Features computed when asked for, from other features and from the request.
 
     `sources` are views and other on-demand views. The transformation sees each input under its feature name, or as
-    `view__feature` with `full_feature_names`.
+    `view__feature` with `full_feature_names`. Who may read it may read all its sources; `access` can ask for more.
     """
 
     sources: tuple[ViewProjection, ...] = ()
@@ -354,6 +360,7 @@ class OnDemandViewSpec(_Described, frozen=True, kw_only=True):
     features: tuple[Field, ...]
     transformation: Expressions | Function
     full_feature_names: bool = False
+    access: dict[str, tuple[str, ...]] | None = None
     asset_key: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -371,6 +378,7 @@ class OnDemandViewSpec(_Described, frozen=True, kw_only=True):
                 raise DeclarationError(
                     f"{place}: '{odd[0]}' is {'declared but not computed' if odd[0] in declared else 'computed but not declared'}."
                 )
+        msgspec.structs.force_setattr(self, "access", checked_access(place, self.access, ON_DEMAND_ACTS))
 
     def field(self, name: str) -> Field | None:
         return next((field for field in self.features if field.name == name), None)

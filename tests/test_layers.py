@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent / "feature_assets"
 
 LAYERS = [
-    {"errors", "config", "types", "expressions", "checks", "spec"},
-    {"access", "references", "casting", "conform", "shapes", "functions", "transformations", "joins"},
-    {"registry", "offline", "online", "objects", "sources"},
+    {"errors", "config", "types", "expressions", "checks", "policies", "spec"},
+    {"references", "casting", "conform", "shapes", "functions", "transformations", "joins"},
+    {"access", "registry", "offline", "online", "objects", "sources"},
     {"settlement", "publication", "historical", "lookup", "training", "store"},
     {"assets", "server"},
     {"cli", "testing"},

@@ -75,6 +75,7 @@ class OnDemandFeatureView(_Declaration):
         mode: `frame`: the function takes a Polars frame and returns one with the features, row for row;
             `row`: it takes a dict and returns a dict.
         full_feature_names: inputs are seen as `view__feature`, for sources whose features share names.
+        access: who may read it and see its PII, beyond being allowed to read all its sources.
         **asset: what `dagster.AssetSpec` takes, as group_name.
 
     Raises:
@@ -91,6 +92,7 @@ class OnDemandFeatureView(_Declaration):
         function: Callable[..., Any] | None = None,
         mode: Literal["frame", "row"] = "frame",
         full_feature_names: bool = False,
+        access: Mapping[str, Sequence[str]] | None = None,
         description: str | None = None,
         tags: Mapping[str, str] | None = None,
         owners: Sequence[str] = (),
@@ -118,6 +120,7 @@ class OnDemandFeatureView(_Declaration):
             features=tuple(schema),
             transformation=transformation,
             full_feature_names=full_feature_names,
+            access=access,  # type: ignore[arg-type]
             description=description or inspect.cleandoc((function.__doc__ if function else "") or ""),
             tags=dict(tags or {}),
             owners=tuple(owners),

@@ -118,6 +118,8 @@ def feature_view(
     lookback: timedelta | Mapping[str, timedelta] | None = None,
     checks: Sequence[AnyCheck] = (),
     max_future: timedelta = timedelta(minutes=5),
+    access: Mapping[str, Sequence[str]] | None = None,
+    row_filter: Mapping[str, str] | None = None,
     description: str | None = None,
     owners: Sequence[str] = (),
     tags: Mapping[str, str] | None = None,
@@ -146,6 +148,9 @@ def feature_view(
         lookback: how far before the window the inputs reach, for all of them or by parameter.
         checks: what the rows have to pass before anything is published.
         max_future: how far an event timestamp may lie ahead of the clock.
+        access: who may read, push, materialize and see PII, as {"read": ["role:risk", "client:scorer"]}; what it does
+            not name, nobody may. Without it, scopes alone decide.
+        row_filter: by join key the claim of the token that it has to equal, as {"tenant_id": "tenant"}.
         description: the function's docstring if left out.
         owners: as "team:flight-ops" or an e-mail address.
         tags: for view and asset.
@@ -178,7 +183,10 @@ def feature_view(
             tags=dict(tags or {}),
             deprecated=deprecated,
         )
-        spec = msgspec.structs.replace(spec, code_version=code_version or _code_version(function, spec, sources or {}))
+        # Who may see the rows changes nothing in them: a policy that changes makes no partition stale.
+        version_of = code_version or _code_version(function, spec, sources or {})
+        policy = {"access": access, "row_filter": row_filter or {}}
+        spec = msgspec.structs.replace(spec, code_version=version_of, **policy)
         return _asset(spec, AssetFunction.of(function), partitions_def, sources or {}, lookback, backfill_policy, asset)
 
     return declare

@@ -7,11 +7,13 @@ be behind the clock of whoever wrote it.
 
 import time
 from collections.abc import Iterable, Sequence
+from copy import copy
 from datetime import timedelta
 from typing import Any
 
 import polars as pl
 
+from feature_assets.access import Decision
 from feature_assets.errors import NameCollision, RequestError
 from feature_assets.lookup.entities import EntityReader, EntityRows
 from feature_assets.lookup.response import (
@@ -50,7 +52,18 @@ def _now() -> int:
 class OnlineLookup:
     """Answers one question, again and again: the features of one plan. Safe to share between threads."""
 
-    __slots__ = ("_clock", "_computed", "_entities", "_on_demand", "_outputs", "_reads", "_together", "_types", "plan")
+    __slots__ = (
+        "_clock",
+        "_computed",
+        "_decision",
+        "_entities",
+        "_on_demand",
+        "_outputs",
+        "_reads",
+        "_together",
+        "_types",
+        "plan",
+    )
 
     def __init__(
         self, plan: ReadPlan, store: OnlineStore, allowed_modules: Sequence[str] = (), *, clock: Clock = _now
@@ -68,6 +81,7 @@ class OnlineLookup:
             TransformationRefused: an on-demand view cannot be computed here.
         """
         self.plan, self._clock = plan, clock
+        self._decision: Decision | None = None
         self._types: dict[str, FeatureType] = dict(plan.join_keys)
         for output in plan.outputs:
             if output.name in self._types:
@@ -87,19 +101,30 @@ class OnlineLookup:
             _number(columns, self._on_demand.outputs)
         self._outputs = [*range(len(plan.join_keys)), *(columns[output.column] for output in plan.outputs)]
 
-    def read(self, entity_rows: EntityRows = None) -> OnlineResponse:
+    def within(self, decision: Decision) -> "OnlineLookup":
+        """The same lookup, for whom this was decided: every read keeps to it."""
+        own = copy(self)
+        own._decision = decision.enforce()
+        return own
+
+    def read(self, entity_rows: EntityRows = None, decision: Decision | None = None) -> OnlineResponse:
         """The latest values for each entity row, in their order.
 
         Args:
             entity_rows: the join keys, and the request fields of on-demand views: a list of dicts, a dict of columns,
                 or a frame. An entity may come twice.
+            decision: what whoever asks may see; without one, everything.
 
         Raises:
+            Forbidden: a row is not open to whoever asks; nothing was read.
             RequestError: the rows are not what the features need; the message names column and row.
             StoreError: the store cannot be read, or a view was never materialised.
             ContractBroken: an on-demand view failed.
         """
         count, columns = self._entities.read(entity_rows)
+        decision = decision or self._decision
+        if decision is not None and decision.rows:
+            decision.admit(dict(zip(self._entities.names, columns, strict=True)).__getitem__)
         now = self._clock()
         rows: list[Rows | None] = [None] * len(columns)
         keys: dict[tuple[int, ...], list[tuple[Any, ...]]] = {}
@@ -119,11 +144,12 @@ class OnlineLookup:
             computed = self._compute(self._on_demand, columns)
             columns.extend(computed)
             rows.extend([None] * len(computed))
-        return OnlineResponse(
+        answer = OnlineResponse(
             self._types,
             [columns[position] for position in self._outputs],
             [rows[position] for position in self._outputs],
         )
+        return answer if decision is None or not decision.masked else answer.masked(decision.masked)
 
     def _compute(self, on_demand: OnDemand, columns: list[list[Any]]) -> list[list[Any]]:
         frame = pl.DataFrame([of.to_frame(name, columns[position]) for position, name, of in self._computed])

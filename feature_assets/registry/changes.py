@@ -93,6 +93,8 @@ def _view_changed(registry: Registry, old: ViewSpec, new: ViewSpec) -> Iterator[
     yield from _order_changed(old, new)
     yield from _ttl_changed(old, new)
     yield from _online_changed(old, new)
+    yield from _access_changed(old, new, "view")
+    yield from _row_filter_changed(old, new)
     if old.version == new.version:
         yield from _making_changed(old, new)
     yield from _described(old, new, "view")
@@ -170,6 +172,40 @@ def _online_changed(old: ViewSpec, new: ViewSpec) -> Iterator[Change]:
         yield Change("changed", "view", new.name, "online switched on", meaning)
 
 
+_NEXT_REFRESH = "at each server's next refresh; no data changes"
+
+
+def _access_changed(old: ViewSpec | OnDemandViewSpec, new: ViewSpec | OnDemandViewSpec, kind: Kind) -> Iterator[Change]:
+    """Who may do what. Breaking where somebody may no longer do what they could."""
+    if old.access == new.access:
+        return
+    change = partial(Change, "changed", kind, new.name)
+    if new.access is None:
+        yield change("access policy removed", f"scopes alone decide, {_NEXT_REFRESH}")
+        return
+    if old.access is None:
+        detail = "; ".join(f"{act}: {', '.join(names) or 'nobody'}" for act, names in new.access.items())
+        meaning = f"who is not named is refused, {_NEXT_REFRESH}"
+        yield change(f"access policy {detail}", meaning, breaking=True)
+        return
+    for act in sorted(old.access.keys() | new.access.keys()):
+        gone, come = _difference(old.access.get(act, ()), new.access.get(act, ()))
+        if gone or come:
+            effect = " and ".join(word for word, any_ in (("allowed", come), ("refused", gone)) if any_)
+            yield change(f"access to {act} {_signed(come, gone)}", f"{effect} {_NEXT_REFRESH}", breaking=bool(gone))
+
+
+def _row_filter_changed(old: ViewSpec, new: ViewSpec) -> Iterator[Change]:
+    if old.row_filter == new.row_filter:
+        return
+    gone, come = (
+        [f"{key} = claim {claim}" for key, claim in one.items() if other.get(key) != claim]
+        for one, other in ((old.row_filter, new.row_filter), (new.row_filter, old.row_filter))
+    )
+    meaning = f"{'other rows are' if come else 'more rows are'} open to a token, {_NEXT_REFRESH}"
+    yield Change("changed", "view", new.name, f"row filter {_signed(come, gone)}", meaning, breaking=bool(come))
+
+
 def _making_changed(old: ViewSpec, new: ViewSpec) -> Iterator[Change]:
     """What changes how rows are made, and leaves the stored ones as they are."""
     change = partial(Change, "changed", "view", new.name)
@@ -229,6 +265,7 @@ def _on_demand_changed(old: OnDemandViewSpec, new: OnDemandViewSpec) -> Iterator
         detail = f"inputs {_signed(come, gone)}" if come or gone else "how its inputs are looked up"
         yield view_change(detail, "its values change at once; requests need the join keys of the new inputs")
     yield from _request_changed(old.request, new.request, view_change)
+    yield from _access_changed(old, new, "on-demand view")
     yield from _described(old, new, "on-demand view")
 
 

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.supervisors import Multiprocess
 
+from feature_assets.access import READ
 from feature_assets.config import Settings
 from feature_assets.errors import FeatureAssetsError
 from feature_assets.server import catalogue, snapshots
@@ -28,7 +29,7 @@ from feature_assets.server.problems import Problem
 from feature_assets.server.process import config_of, listening, own_log
 from feature_assets.server.routes import OnlineFeatures
 from feature_assets.server.routing import Callers, ProblemRoute, Refusal
-from feature_assets.server.serving import READ, Serving
+from feature_assets.server.serving import Serving
 from feature_assets.server.trust import Trust, check_binding
 
 log = logging.getLogger(__name__)

@@ -12,14 +12,14 @@ from fastapi import APIRouter, FastAPI, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from feature_assets.access import Principal
+from feature_assets.access import KNOW, Principal
 from feature_assets.config import Settings
 from feature_assets.errors import UnknownName
 from feature_assets.registry.narrowing import narrowed, views_behind
 from feature_assets.server import documentation as pages
 from feature_assets.server.descriptions import Described, Json, Listed, Relation, indirect, relations
 from feature_assets.server.routing import Callers, ProblemRoute, as_json
-from feature_assets.server.serving import KNOW, Serving, Snapshot
+from feature_assets.server.serving import Serving, Snapshot
 from feature_assets.training import TrainingSets
 from feature_assets.training.manifest import Manifest
 from feature_assets.types import rfc3339

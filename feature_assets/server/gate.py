@@ -14,6 +14,8 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from feature_assets.access import Decision
+from feature_assets.errors import Forbidden
 from feature_assets.server.problems import Dialect, Problem, problem_of, unforeseen
 
 log = logging.getLogger(__name__)
@@ -27,10 +29,10 @@ _WORD: Final = re.compile(r"[A-Za-z0-9_./:@-]{1,100}")
 class Exchange:
     """One request and what the log says of it: names and counts, no values and no tokens.
 
-    `dialect` is the form in which whoever asks reads a refusal.
+    `dialect` is the form in which whoever asks reads a refusal; `decision` whether it was allowed, and by which rule.
     """
 
-    __slots__ = ("_begun", "_send", "client", "dialect", "features", "id", "registry", "rows", "status")
+    __slots__ = ("_begun", "_send", "client", "decision", "dialect", "features", "id", "registry", "rows", "status")
 
     def __init__(self, send: Send | None = None) -> None:
         self._send = send
@@ -38,6 +40,7 @@ class Exchange:
         self.id = b"%b-%x" % (_PREFIX, next(_numbers))
         self.status = 0
         self.dialect: Dialect = "problem"
+        self.decision: Decision | None = None
         self.client = self.registry = "-"
         self.features = self.rows = 0
 
@@ -147,6 +150,8 @@ class Gate:
             log.info("%s", exchange.line(method, path))
 
     async def _refuse(self, error: Exception, scope: Scope, exchange: Exchange) -> None:
+        if isinstance(error, Forbidden):
+            exchange.decision = error.decision
         request_id = exchange.id.decode()
         problem = error if isinstance(error, Problem) else problem_of(error) or unforeseen(error, request_id)
         if exchange.status:

@@ -13,8 +13,10 @@ from typing import Final, Literal, TypeAlias
 import orjson
 from starlette.types import Scope, Send
 
+from feature_assets.access import Decision
 from feature_assets.errors import (
     ContractBroken,
+    Forbidden,
     MissingJoinKey,
     NameCollision,
     NotPublished,
@@ -47,6 +49,7 @@ _FEAST_CLASSES: Final = {
     "unknown-feature": "SpecifiedFeaturesNotPresentError",
     "name-collision": "FeatureNameCollisionError",
     "insufficient-scope": "FeastPermissionError",
+    "forbidden": "FeastPermissionError",
 }
 
 _LONGEST_DETAIL = 700
@@ -163,6 +166,8 @@ _KINDS: Final[tuple[tuple[type[Exception], int, str, str | None], ...]] = (
 
 def problem_of(error: Exception) -> Problem | None:
     """The problem that an error of the platform is to a caller; None for an error that nobody foresaw."""
+    if isinstance(error, Forbidden):
+        return _forbidden(error)
     for of, status, kind, instead in _KINDS:
         if isinstance(error, of):
             if of is ContractBroken:
@@ -172,6 +177,17 @@ def problem_of(error: Exception) -> Problem | None:
             headers = {"retry-after": "1"} if status == 503 else None
             return Problem(status, kind, instead or str(error), headers=headers)
     return None
+
+
+def _forbidden(error: Forbidden) -> Problem:
+    """RFC 6750 has a code for a token whose scopes do not suffice; where no scope would help, there is none to name."""
+    decision: Decision | None = error.decision
+    if decision is not None and decision.hidden:
+        return Problem(404, "unknown-or-forbidden", str(error))
+    if decision is not None and decision.lacks:
+        challenge = f'error="insufficient_scope", scope="{" ".join(decision.lacks)}"'
+        return Problem(403, "insufficient-scope", str(error), challenge=challenge)
+    return Problem(403, "forbidden", str(error))
 
 
 def unforeseen(error: Exception, request_id: str) -> Problem:

@@ -11,13 +11,13 @@ from typing import Any, Final, TypeVar
 
 from starlette.types import Receive, Scope
 
-from feature_assets.access import Principal
+from feature_assets.access import READ, Decision, in_general
 from feature_assets.config import ServerSettings
 from feature_assets.server.bearer import Bearer
 from feature_assets.server.gate import Exchange, Headers
 from feature_assets.server.limits import read_body
 from feature_assets.server.problems import dialect_of
-from feature_assets.server.serving import READ, Question, Serving, insufficient_scope
+from feature_assets.server.serving import Question, Serving
 from feature_assets.server.wire import OnlineQuestion, read_question
 
 _CELLS_IN_PLACE: Final = 4_096
@@ -40,20 +40,20 @@ class OnlineFeatures:
         """Answer one request."""
         principal = await self._bearer.principal(scope["headers"])
         exchange.client = principal.client_id
-        if not principal.grant.anywhere(READ):
-            raise insufficient_scope("This token may not read features.")
+        in_general(principal, READ).enforce()
         body = await read_body(scope, receive, largest=self._max_bytes)
         exchange.dialect = dialect_of(body)
         asked = read_question(body, max_keys=self._max_keys)
         snapshot = self._serving.current
         question = snapshot.compiled.get(asked.key)
-        if question is None or not question.allowed(principal.grant):
-            question = await self._in_thread(snapshot.question, asked, principal.grant)
+        if question is None:
+            question = await self._in_thread(snapshot.question, asked, principal)
+        decision = exchange.decision = question.reading.decide(principal).enforce()
         exchange.note(snapshot.digest, question.width, asked.rows)
         if _is_short(question, asked.rows):
-            answer = _answered(question, asked, principal)
+            answer = _answered(question, asked, decision)
         else:
-            answer = await self._in_thread(_answered, question, asked, principal)
+            answer = await self._in_thread(_answered, question, asked, decision)
         headers = [*snapshot.headers, (b"content-length", b"%d" % len(answer))]
         await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
         await exchange.send({"type": "http.response.body", "body": answer})
@@ -66,13 +66,14 @@ class OnlineFeatures:
         asked = read_question(body, max_keys=self._max_keys)
         question = snapshot.compiled.get(asked.key)
         rows = asked.rows
-        if question is None or not question.allowed(principal.grant) or not _is_short(question, rows):
+        if question is None or not _is_short(question, rows):
             return None
+        decision = exchange.decision = question.reading.decide(principal).enforce()
         if not self._bearer.admits(principal):
             return None
         exchange.client = principal.client_id
         exchange.note(snapshot.digest, question.width, rows)
-        return _answered(question, asked, principal), snapshot.lines
+        return _answered(question, asked, decision), snapshot.lines
 
     async def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
@@ -87,8 +88,5 @@ def _is_short(question: Question, rows: int) -> bool:
     return not question.in_thread and rows * question.width <= _CELLS_IN_PLACE
 
 
-def _answered(question: Question, asked: OnlineQuestion, principal: Principal) -> bytes:
-    found = question.lookup.read(asked.entities)
-    if question.personal:
-        found = found.masked(question.hidden(principal.grant))
-    return question.answer.encode(found)
+def _answered(question: Question, asked: OnlineQuestion, decision: Decision) -> bytes:
+    return question.answer.encode(question.lookup.read(asked.entities, decision))

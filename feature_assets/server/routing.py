@@ -12,11 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from feature_assets.access import Principal
+from feature_assets.access import Principal, in_general
+from feature_assets.errors import Forbidden
 from feature_assets.server.bearer import Bearer
 from feature_assets.server.gate import exchange_of
 from feature_assets.server.problems import Dialect, Problem, problem_of, unforeseen
-from feature_assets.server.serving import insufficient_scope
 
 _NO_STORE: Final = {"cache-control": "no-store"}
 
@@ -45,8 +45,7 @@ class Callers:
         """The same for whoever reads requests without FastAPI."""
         principal = await self._bearer.principal(scope["headers"])
         exchange_of(scope).client = principal.client_id
-        if not (principal.grant.everywhere(act) if everywhere else principal.grant.anywhere(act)):
-            raise insufficient_scope("This token does not allow this.", act=act)
+        in_general(principal, act, everywhere=everywhere).enforce()
         return principal
 
 
@@ -86,6 +85,8 @@ class ProblemRoute(APIRoute):
 def _problem(error: Exception, request: Request) -> Problem:
     if isinstance(error, Problem):
         return error
+    if isinstance(error, Forbidden):
+        exchange_of(request.scope).decision = error.decision
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     return problem_of(error) or unforeseen(error, exchange_of(request.scope).id.decode())

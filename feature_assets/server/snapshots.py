@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from feature_assets.access import Principal
+from feature_assets.access import KNOW, PUBLISH, Principal
 from feature_assets.config import ServerSettings
 from feature_assets.errors import RegistryConflict, RequestError, UnknownName
 from feature_assets.registry import Registry, RegistryStore, plan
@@ -27,13 +27,12 @@ from feature_assets.server import documentation as pages
 from feature_assets.server.limits import read_body
 from feature_assets.server.problems import Problem
 from feature_assets.server.routing import Callers, as_json
-from feature_assets.server.serving import KNOW, Serving
+from feature_assets.server.serving import Serving
 from feature_assets.server.wire import decoded
 from feature_assets.spec import canonical_json, to_builtins
 
 log = logging.getLogger(__name__)
 
-WRITE: Final = "registry:write"
 _TAGS: Final[list[str | Enum]] = ["registry"]
 
 
@@ -285,7 +284,7 @@ def _add_rollback(
     )
     async def roll_back(
         request: Request,
-        principal: Annotated[Any, callers.who_may(WRITE, everywhere=True)],
+        principal: Annotated[Any, callers.who_may(PUBLISH, everywhere=True)],
         if_match: Annotated[
             str | None, Header(max_length=200, description="The ETag of what is to be in force until now, or `*`.")
         ] = None,

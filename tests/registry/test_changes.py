@@ -279,6 +279,44 @@ def test_a_changed_source() -> None:
     ]
 
 
+NEXT_REFRESH = "at each server's next refresh; no data changes"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        (None, {"read": ["role:a"], "pii": []}, "access policy pii: nobody; read: role:a | who is not named is refused, … !"),
+        ({"read": ["role:a"]}, None, "access policy removed | scopes alone decide, …"),
+        ({"read": ["role:a", "role:b"]}, {"read": ["role:b", "role:c"]}, "access to read +role:c, −role:a | allowed and refused … !"),
+        ({"read": ["role:a"]}, {"read": ["role:a"], "push": ["client:c"]}, "access to push +client:c | allowed …"),
+        ({"read": ["role:a"], "push": ["client:c"]}, {"read": ["role:a"]}, "access to push −client:c | refused … !"),
+    ],
+)  # fmt: skip
+def test_a_policy_that_changes_is_told_with_who_is_concerned(before: Any, after: Any, line: str) -> None:
+    line = line.replace("…", NEXT_REFRESH)
+    assert told([view(access=before)], [view(access=after)]) == [f"~ view weather | {line}"]
+    on_demand_line = f"~ on-demand view chill | {line}"
+    if "push" not in str((before, after)):
+        assert told([on_demand(access=before)], [on_demand(access=after)]) == [on_demand_line]
+
+
+def test_a_row_filter_that_changes_is_told() -> None:
+    filtered = view(row_filter={"origin": "airport"})
+    other = view(row_filter={"origin": "org.airport"})
+    assert told([view()], [filtered]) == [
+        f"~ view weather | row filter +origin = claim airport | other rows are open to a token, {NEXT_REFRESH} !"
+    ]
+    assert told([filtered], [other]) == [
+        (
+            "~ view weather | row filter +origin = claim org.airport, −origin = claim airport"
+            f" | other rows are open to a token, {NEXT_REFRESH} !"
+        )
+    ]
+    assert told([filtered], [view()]) == [
+        f"~ view weather | row filter −origin = claim airport | more rows are open to a token, {NEXT_REFRESH}"
+    ]
+
+
 def test_every_difference_is_told() -> None:
     """Whatever field of a view differs, the plan has a word for it: none changes unseen."""
     changes: dict[str, Any] = {
@@ -297,6 +335,8 @@ def test_every_difference_is_told() -> None:
         "checks": (NotNull("temp"),),
         "online": False,
         "max_future": timedelta(0),
+        "access": {"read": ["role:x"]},
+        "row_filter": {"origin": "airport"},
         "asset_key": ("x",),
         "code_version": "x",
     }

@@ -1,25 +1,32 @@
-"""Who is asking, and what they may do: the same for the HTTP server and for a `FeatureStore` with a principal.
+"""OAuth scopes: what a token may do, and to which views.
 
 A scope is an act, as `features:read`, or an act narrowed to one view or to those whose names start alike:
 `features:read:driver_stats`, `features:read:driver_*`. No act implies another.
 """
 
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from feature_assets.errors import ConfigurationError
 
+READ: Final = "features:read"
+HISTORY: Final = "features:history"
+PUSH: Final = "features:push"
+MATERIALIZE: Final = "features:materialize"
+KNOW: Final = "registry:read"
+PUBLISH: Final = "registry:write"
+SEE_PII: Final = "pii:read"
+
 ACTS = {
-    "features:read": "Read the latest values of features.",
-    "features:history": "Read histories and make training sets.",
-    "features:push": "Push rows into views.",
-    "features:materialize": "Materialise, backfill and reconcile.",
-    "registry:read": "Know which views, services and features there are.",
-    "registry:write": "Publish the registry and roll it back.",
-    "pii:read": "See personal data unmasked.",
+    READ: "Read the latest values of features.",
+    HISTORY: "Read histories and make training sets.",
+    PUSH: "Push rows into views.",
+    MATERIALIZE: "Materialise, backfill and reconcile.",
+    KNOW: "Know which views, services and features there are.",
+    PUBLISH: "Publish the registry and roll it back.",
+    SEE_PII: "See personal data unmasked.",
     "admin": "See keys, audit and limits; implies none of the others.",
 }
 
@@ -100,6 +107,11 @@ class Grant:
         """Whether the act is allowed on any view at all."""
         return act in self._acts or any(scope.act == act for scope in self.scopes)
 
+    def scope(self, act: str, view: str) -> str | None:
+        """The scope that allows the act on this view, if one does."""
+        wanted = Scope(act, view)
+        return next((str(scope) for scope in self.scopes if scope.covers(wanted)), None)
+
     def everywhere(self, act: str) -> bool:
         """Whether the act is allowed on every view."""
         return act in self._acts
@@ -107,33 +119,3 @@ class Grant:
     def allows(self, act: str, view: str) -> bool:
         """Whether the act is allowed on this view."""
         return act in self._acts or (act, view) in self._names or view.startswith(self._prefixes.get(act, ()))
-
-
-Claim: TypeAlias = str | int | bool
-"""What a row filter compares a join key with."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Principal:
-    """Who is asking: known by issuer and subject together, allowed what the scopes say and the views' policies.
-
-    `roles` and `groups` are names as the issuer has them. `claims` are the claims that are one value, by dotted path;
-    a row filter compares a join key with one of them. `ends` is when all of this ceases to count, in seconds since 1970.
-    `names` is what policies call it by: `role:risk`, `group:…`, `client:…`, `subject:…`.
-    """
-
-    issuer: str
-    subject: str
-    client_id: str
-    grant: Grant
-    ends: float = math.inf
-    roles: frozenset[str] = frozenset()
-    groups: frozenset[str] = frozenset()
-    claims: Mapping[str, Claim] = field(default_factory=dict)
-    names: frozenset[str] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        named = {f"client:{self.client_id}", f"subject:{self.subject}"}
-        named.update(f"role:{role}" for role in self.roles)
-        named.update(f"group:{group}" for group in self.groups)
-        object.__setattr__(self, "names", frozenset(named))
