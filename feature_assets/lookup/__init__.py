@@ -144,12 +144,12 @@ class OnlineLookup:
             computed = self._compute(self._on_demand, columns)
             columns.extend(computed)
             rows.extend([None] * len(computed))
-        answer = OnlineResponse(
+        response = OnlineResponse(
             self._types,
             [columns[position] for position in self._outputs],
             [rows[position] for position in self._outputs],
         )
-        return answer if decision is None or not decision.masked else answer.masked(decision.masked)
+        return response if decision is None or not decision.masked else response.masked(decision.masked)
 
     def _compute(self, on_demand: OnDemand, columns: list[list[Any]]) -> list[list[Any]]:
         frame = pl.DataFrame([of.to_frame(name, columns[position]) for position, name, of in self._computed])
