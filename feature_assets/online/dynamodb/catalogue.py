@@ -193,6 +193,42 @@ class Catalogue:
         found = [item["part"]["S"].rpartition("/v") for item in self._query(_VIEWS)]
         return sorted((name, int(version)) for name, _, version in found)
 
+    def problems(self) -> list[str]:
+        """What is left over or not there, in words with a mend each."""
+        found: list[str] = []
+        wanted = {self._name}
+        for item in self._query(_VIEWS):
+            wanted.add(_stored(item).table)
+            view = item["part"]["S"]
+            dead = [
+                one for one in self._query(view) if one["part"]["S"].startswith(_WRITING) and _is_dead(one, time.time())
+            ]
+            if dead:
+                name = view.rpartition("/v")[0]
+                found.append(
+                    f"{len(dead)} writers of {view} died before they were done. Run: feature-assets reconcile {name}"
+                )
+        there = set(self._own_tables())
+        for table in sorted(wanted - there):
+            if there:
+                found.append(f"Table {table} of {self._calls.described} is gone. Run: feature-assets reconcile --force")
+        for table in sorted(there - wanted):
+            found.append(
+                f"Table {table} of {self._calls.described} serves no view: a first load that did not end left it. If none is "
+                f"under way, delete it with: aws dynamodb delete-table --table-name {table}"
+            )
+        return found
+
+    def _own_tables(self) -> Iterator[str]:
+        start: dict[str, Any] = {}
+        prefix = f"{self._calls.location.prefix}."
+        while True:
+            answer = self._calls.call("list_tables", **start)
+            yield from (name for name in answer["TableNames"] if name.startswith(prefix))
+            if not answer.get("LastEvaluatedTableName"):
+                return
+            start = {"ExclusiveStartTableName": answer["LastEvaluatedTableName"]}
+
     # Writing
 
     def begin(self, view: ViewSpec) -> Stored:
@@ -330,7 +366,7 @@ class Catalogue:
         """Clear what writers said who had written their last before that moment."""
         for item in list(self._items(view)):
             part = item["part"]["S"]
-            if part.startswith(_WRITING) and float(item["renewed"]["N"]) + SECONDS_TO_EXPIRE < before.timestamp():
+            if part.startswith(_WRITING) and _is_dead(item, before.timestamp()):
                 self._calls.call("delete_item", TableName=self._name, Key=_part_key(view, part))
 
     def forget(self, view: ViewSpec, partitions: Sequence[str]) -> None:
@@ -411,6 +447,10 @@ class Writing:
 
 class _InUse(Exception):
     """The table exists already."""
+
+
+def _is_dead(writing: Item, at: float) -> bool:
+    return float(writing["renewed"]["N"]) + SECONDS_TO_EXPIRE < at
 
 
 def _whole(view: ViewSpec) -> str:

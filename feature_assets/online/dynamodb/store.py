@@ -309,6 +309,10 @@ class DynamoOnlineStore:
     def tables(self) -> list[tuple[str, int]]:
         return self._catalogue.views()
 
+    def doctor(self) -> list[str]:
+        """What is wrong with the tables, in words with a mend each; empty where all is well or nothing is stored yet."""
+        return self._catalogue.problems()
+
     def units(self) -> tuple[float, float]:
         """Read and write units that this process has consumed here."""
         return self._calls.units()
