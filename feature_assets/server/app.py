@@ -20,9 +20,9 @@ from uvicorn.supervisors import Multiprocess
 from feature_assets.access import READ
 from feature_assets.config import Settings
 from feature_assets.errors import FeatureAssetsError
-from feature_assets.server import catalogue, snapshots
+from feature_assets.server import catalogue, history, snapshots
 from feature_assets.server import documentation as pages
-from feature_assets.server.gate import Gate
+from feature_assets.server.gate import Gate, Handler
 from feature_assets.server.journal import Journal
 from feature_assets.server.keys import is_loopback
 from feature_assets.server.problems import Problem
@@ -83,13 +83,19 @@ def create_app(settings: Settings) -> FeatureServer:
     app.router.route_class = ProblemRoute
     _describe_online(app, trust.security())
     _add_health(app, serving)
+    history.describe(app, callers)
     catalogue.add_to(app, serving, callers, settings)
     snapshots.add_to(app, serving, callers, settings.server)
     trust.add_to(app)
     if documented:
         pages.describe_problems(app)
         pages.serve_page(app)
-    app.gate = Gate(app.behind_gate, {("POST", ONLINE_PATH): online, **trust.handlers()})
+    handlers: dict[tuple[str, str], Handler] = {
+        ("POST", ONLINE_PATH): online,
+        ("POST", history.PATH): history.HistoricalFeatures(serving, callers, settings),
+        **trust.handlers(),
+    }
+    app.gate = Gate(app.behind_gate, handlers)
     app.state.serving = serving
     return app
 

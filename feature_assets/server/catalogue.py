@@ -199,7 +199,7 @@ def add_to(app: FastAPI, serving: Serving, callers: Callers, settings: Settings)
         prefix=PREFIX,
         route_class=CatalogueRoute,
         tags=["registry, as Feast has it"],
-        responses=pages.registry_refusals(400, 401, 403, 404, 422, 500, 503),
+        responses=pages.registry_refusals(400, 401, 403, 404, 422, 429, 500, 503),
     )
 
     def catalogue(principal: Principal) -> Catalogue:

@@ -27,6 +27,18 @@ Every route but `/health` and the metadata below `/.well-known/` needs an access
 """
 
 
+class Projection(BaseModel):
+    """Features of one view, perhaps under another name and looked up by other columns."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    view: str
+    features: list[str] | None = Field(None, description="All of the view's, if left out.")
+    version: int | None = None
+    alias: str | None = Field(None, description="The view's name in the answer.")
+    join_key_map: dict[str, str] = Field({}, description="From a join key of the view to the column that holds it.")
+
+
 class OnlineQuestion(BaseModel):
     """Features, or a feature service, and the entities to read them for. Other fields are passed over."""
 
@@ -43,14 +55,42 @@ class OnlineQuestion(BaseModel):
         }
     )
 
-    features: list[str] | None = Field(
-        None, description="References: `view:feature`, `view@v2:feature` or `view:*`. Either these or a service."
+    features: list[str | Projection] | None = Field(
+        None,
+        description="References: `view:feature`, `view@v2:feature` or `view:*`, or projections. Either these or a service.",
     )
     feature_service: str | None = Field(None, description="The name of a feature service.")
     entities: dict[str, list[Any]] = Field(
         description="By column: the join keys, and the request fields of on-demand views. A value for each row in each."
     )
     full_feature_names: bool = Field(False, description="Call the answers `view__feature`.")
+
+
+class HistoricalQuestion(BaseModel):
+    """Features, or a feature service, and the rows to find them for."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "features": ["airport_weather:temp"],
+                    "spine": {"origin": ["JFK"], "event_timestamp": ["2013-02-08T07:00:00Z"]},
+                }
+            ]
+        },
+    )
+
+    features: list[str | Projection] | None = Field(None, description="As online. Either these or a service.")
+    feature_service: str | None = Field(None, description="The name of a feature service.")
+    spine: dict[str, list[Any]] | list[dict[str, Any]] | None = Field(None, description="Columns, or rows.")
+    full_feature_names: bool = Field(False, description="Call the answers `view__feature`.")
+    created_cutoff: bool = Field(True, description="Leave out rows that were created after the spine row's time.")
+    since: str | None = Field(None, description="Instead of a spine: from this time on.")
+    until: str | None = Field(None, description="Instead of a spine: before this time.")
+    timestamp_column: str | None = Field(
+        None, description="The spine's column of times: `event_timestamp`, or its only datetime column, if left out."
+    )
 
 
 class OnlineColumn(BaseModel):
@@ -335,20 +375,51 @@ def registry_list(key: str) -> type[BaseModel]:
 TEXT: Final = {"type": "string"}
 
 
+def _schema(of: type[BaseModel]) -> dict[str, Any]:
+    """The schema by itself; what it refers to other routes have in the document already."""
+    schema = of.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return schema
+
+
 def json_request(of: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     """The body of a request that FastAPI does not read itself, for OpenAPI."""
-    return {"required": required, "content": {"application/json": {"schema": of.model_json_schema()}}}
+    return {"required": required, "content": {"application/json": {"schema": _schema(of)}}}
 
+
+HISTORICAL_REQUEST: Final = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": _schema(HistoricalQuestion)},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["question"],
+                "properties": {
+                    "question": _schema(HistoricalQuestion),
+                    "spine": {"type": "string", "format": "binary"},
+                },
+                "additionalProperties": False,
+            },
+            "encoding": {
+                "question": {"contentType": "application/json"},
+                "spine": {"contentType": "application/vnd.apache.parquet, application/vnd.apache.arrow.stream"},
+            },
+        },
+    },
+}
 
 _REFUSALS: Final = {
     400: "The body is no JSON, or broke off.",
     401: "There is no valid token.",
     403: "The token does not allow this.",
     404: "Something of that name is not there, or not for this token.",
+    406: "It is not to be had in the form that Accept asks for.",
     408: "The body came too slowly.",
     409: "Something else is under way.",
     412: "It is not as you took it to be.",
     413: "The body is too large.",
+    415: "The body is of a kind that is not read here.",
     422: "The question cannot be answered as it was asked.",
     428: "Say what you take to be in force.",
     429: "Too many requests at once.",

@@ -158,7 +158,7 @@ _KINDS: Final[tuple[tuple[type[Exception], int, str, str | None], ...]] = (
     (ContractBroken, 422, "not-computable", "An on-demand feature cannot be computed from these values."),
     (TransformationRefused, 503, "not-computable-here", "An on-demand view cannot be computed by this server."),
     (TableMissing, 503, "not-materialised", ""),
-    (StoreError, 503, "store-unavailable", "The online store cannot be read now. Try again."),
+    (StoreError, 503, "store-unavailable", "The store cannot be read now. Try again."),
     (NotPublished, 503, "no-registry", "No registry has been published yet. Run: feature-assets apply"),
     (RegistryError, 503, "registry-unreadable", "The registry cannot be read now. Try again."),
 )

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from feature_assets.access import Principal, in_general
 from feature_assets.errors import Forbidden
 from feature_assets.server.bearer import Bearer
-from feature_assets.server.gate import exchange_of
+from feature_assets.server.gate import Exchange, exchange_of
 from feature_assets.server.problems import Dialect, Problem, problem_of, unforeseen
 
 _NO_STORE: Final = {"cache-control": "no-store"}
@@ -37,14 +37,14 @@ class Callers:
         async def caller(
             request: Request, token: Annotated[str | None, Security(self._security, scopes=[act])]
         ) -> Principal:
-            return await self.checked(request.scope, act, everywhere=everywhere)
+            return await self.checked(request.scope, act, exchange=exchange_of(request.scope), everywhere=everywhere)
 
         return Depends(caller)
 
-    async def checked(self, scope: Scope, act: str, *, everywhere: bool = False) -> Principal:
+    async def checked(self, scope: Scope, act: str, *, exchange: Exchange, everywhere: bool = False) -> Principal:
         """The same for whoever reads requests without FastAPI."""
         principal = await self._bearer.principal(scope["headers"])
-        exchange_of(scope).client = principal.client_id
+        exchange.client = principal.client_id
         in_general(principal, act, everywhere=everywhere).enforce()
         return principal
 

@@ -7,7 +7,7 @@ between two requests, with the questions of the last one compiled already.
 import asyncio
 import logging
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 
@@ -24,14 +24,11 @@ from feature_assets.online.protocol import OnlineStore
 from feature_assets.references import parse_reference
 from feature_assets.registry import Published, Registry, RegistryStore
 from feature_assets.server.problems import Problem
-from feature_assets.server.wire import OnlineAnswer, OnlineQuestion
+from feature_assets.server.wire import Asked, OnlineAnswer, OnlineQuestion
 from feature_assets.spec import Function
 from feature_assets.types import microseconds
 
 log = logging.getLogger(__name__)
-
-Asked: TypeAlias = str | tuple[str, ...]
-"""The name of a service, or references."""
 
 _QUESTIONS_KEPT: Final = 1_024
 _QUESTIONS_WARMED: Final = 64
@@ -67,6 +64,23 @@ class Snapshot:
         self._local = settings.online_url.startswith("sqlite:")
         self.compiled: dict[tuple[bytes, str | None, bool], Question] = {}
 
+    def reading(
+        self, features: Asked, principal: Principal | None, act: str, *, full_feature_names: bool = False
+    ) -> Reading:
+        """What to read for that and what it needs to be allowed. Raises as `question`."""
+        limits = self._settings.server
+        _check_references(features)
+        reading = self.access.reading(principal, act, features, full_feature_names=full_feature_names)
+        plan = reading.plan
+        if len(plan.outputs) > limits.max_features or len(plan.reads) > limits.max_views:
+            raise Problem(
+                422,
+                "too-many-features",
+                f"That is {len(plan.outputs)} features of {len(plan.reads)} views; {limits.max_features} features and "
+                f"{limits.max_views} views are the limit. Ask in parts.",
+            )
+        return reading
+
     def question(self, asked: OnlineQuestion, principal: Principal | None) -> Question:
         """The question, compiled and kept in `compiled`.
 
@@ -77,18 +91,9 @@ class Snapshot:
             Forbidden: the principal may not read all of it.
             FeatureAssetsError: it cannot be answered as it was asked.
         """
-        limits = self._settings.server
-        features = asked.asked(limits.max_features)
-        _check_references(features)
-        reading = self.access.reading(principal, READ, features, full_feature_names=asked.full_feature_names)
+        features = asked.asked(self._settings.server.max_features)
+        reading = self.reading(features, principal, READ, full_feature_names=asked.full_feature_names)
         plan = reading.plan
-        if len(plan.outputs) > limits.max_features or len(plan.reads) > limits.max_views:
-            raise Problem(
-                422,
-                "too-many-features",
-                f"That is {len(plan.outputs)} features of {len(plan.reads)} views; {limits.max_features} features and "
-                f"{limits.max_views} views are the limit. Ask in parts.",
-            )
         present = self._settings.present
         if present is None:
             lookup = OnlineLookup(plan, self._store, self._settings.functions)
@@ -111,7 +116,7 @@ class Snapshot:
 
 def _check_references(features: Asked) -> None:
     for position, item in enumerate(features if isinstance(features, tuple) else ()):
-        if ":" in item:
+        if isinstance(item, str) and ":" in item:
             try:
                 parse_reference(item)
             except RequestError as error:

@@ -147,7 +147,7 @@ def _add_features(app: FastAPI, snapshots: Snapshots, callers: Callers) -> None:
         "/v1/features",
         tags=_TAGS,
         summary="Search features",
-        responses={200: {"model": pages.FeaturesFound}, **pages.refusals(400, 401, 403, 404, 422, 500, 503)},
+        responses={200: {"model": pages.FeaturesFound}, **pages.refusals(400, 401, 403, 404, 422, 429, 500, 503)},
     )
     def search_features(
         asked: Annotated[FeatureSearch, Query()], principal: Annotated[Any, callers.who_may(KNOW)]
@@ -205,7 +205,7 @@ def _add_snapshot(app: FastAPI, snapshots: Snapshots, callers: Callers) -> None:
                 "headers": {"ETag": {"description": "For If-None-Match, and for a rollback.", "schema": pages.TEXT}},
             },
             304: {"description": "It is the one that If-None-Match names."},
-            **pages.refusals(400, 401, 403, 404, 422, 500, 503),
+            **pages.refusals(400, 401, 403, 404, 422, 429, 500, 503),
         },
     )
     def get_registry(
@@ -234,7 +234,7 @@ def _add_history(app: FastAPI, snapshots: Snapshots, callers: Callers) -> None:
         "/v1/registry/history",
         tags=_TAGS,
         summary="What was in force, the last one first",
-        responses={200: {"model": pages.RegistryHistory}, **pages.refusals(400, 401, 403, 422, 500, 503)},
+        responses={200: {"model": pages.RegistryHistory}, **pages.refusals(400, 401, 403, 422, 429, 500, 503)},
     )
     def get_history(
         principal: Annotated[Any, callers.who_may(KNOW)], limit: Annotated[int, Query(ge=1, le=1_000)] = 100
@@ -251,7 +251,7 @@ def _add_diff(app: FastAPI, snapshots: Snapshots, callers: Callers) -> None:
         "/v1/registry/diff",
         tags=_TAGS,
         summary="What lies between two snapshots, and what it means for data",
-        responses={200: {"model": pages.RegistryDiff}, **pages.refusals(400, 401, 403, 404, 422, 500, 503)},
+        responses={200: {"model": pages.RegistryDiff}, **pages.refusals(400, 401, 403, 404, 422, 429, 500, 503)},
     )
     def get_diff(
         principal: Annotated[Any, callers.who_may(KNOW)],
@@ -278,7 +278,7 @@ def _add_rollback(
         summary="Put an earlier snapshot in force again",
         responses={
             200: {"model": pages.RolledBack},
-            **pages.refusals(400, 401, 403, 408, 412, 413, 422, 428, 500, 503),
+            **pages.refusals(400, 401, 403, 408, 412, 413, 422, 428, 429, 500, 503),
         },
         openapi_extra={"requestBody": pages.json_request(pages.RollbackRequest, required=False)},
     )

@@ -5,19 +5,24 @@ that they were asked for. Each value stands in the JSON form of its type (see `t
 none, as a join key or a value that was not found, is 1970-01-01T00:00:00Z, as it is with Feast.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 import orjson
 from orjson import dumps
 
+from feature_assets.errors import DeclarationError
 from feature_assets.lookup import MASKED, PRESENT, OnlineLookup, OnlineResponse
 from feature_assets.lookup.response import Rows, statuses_of
 from feature_assets.server.problems import Problem
+from feature_assets.spec import ViewProjection
 from feature_assets.types import FeatureType, Float32, Float64, ListType, VectorType
+
+Asked: TypeAlias = str | tuple[str | ViewProjection, ...]
+"""The name of a service, or references and projections."""
 
 _T = TypeVar("_T")
 
@@ -47,31 +52,50 @@ class OnlineQuestion(msgspec.Struct, frozen=True, gc=False):
         """Of how many entities they are asked."""
         return max(map(len, self.entities.values())) if self.entities else 1
 
-    def asked(self, most: int) -> str | tuple[str, ...]:
+    def asked(self, most: int) -> Asked:
         """The service or the references: what `references.resolve` takes.
 
         Raises:
             Problem: there are none, or too many.
         """
-        service = self.feature_service
-        features = decoded(bytes(self.features), _references, "/features")
-        if (features is None) == (service is None):
-            raise _bad("Ask for either 'features' or a 'feature_service'.", "/features")
-        if features is None:
-            if service is None or not 0 < len(service) <= _LONGEST_NAME:
-                raise _bad("'feature_service' is not a name.", "/feature_service")
-            return service
-        if not features:
-            raise _bad("'features' is empty. Name some, as in view:feature.", "/features")
-        if len(features) > most:
-            raise _bad(f"'features' has {len(features)} references; {most} is the limit. Ask in parts.", "/features")
-        if max(map(len, features)) > _LONGEST_NAME:
-            raise _bad("'features' has a reference that is too long.", "/features")
-        return tuple(features)
+        return asked_for(self.features, self.feature_service, most)
+
+
+def asked_for(features: msgspec.Raw, service: str | None, most: int) -> Asked:
+    """The name of a service, or references and projections, `most` of them at most; one of the two is asked for.
+
+    Raises:
+        Problem: there are none, or too many, or one is none.
+    """
+    found = decoded(bytes(features), _references, "/features")
+    if (found is None) == (service is None):
+        raise _bad("Ask for either 'features' or a 'feature_service'.", "/features")
+    if found is None:
+        if service is None or not 0 < len(service) <= _LONGEST_NAME:
+            raise _bad("'feature_service' is not a name.", "/feature_service")
+        return service
+    if not found:
+        raise _bad("'features' is empty. Name some, as in view:feature.", "/features")
+    if len(found) > most:
+        raise _bad(f"'features' has {len(found)} references; {most} is the limit. Ask in parts.", "/features")
+    return tuple(_checked(one, position) for position, one in enumerate(found))
+
+
+def _checked(one: str | ViewProjection, position: int) -> str | ViewProjection:
+    place = f"/features/{position}"
+    names = [one] if isinstance(one, str) else [one.view, *(one.features or ()), *one.join_key_map.values()]
+    if any(len(name) > _LONGEST_NAME for name in names):
+        raise _bad("'features' has a reference that is too long.", place)
+    if isinstance(one, ViewProjection) and one.alias is not None:
+        try:
+            return one.with_name(one.alias)
+        except DeclarationError as error:
+            raise _bad(str(error), place) from None
+    return one
 
 
 _question = msgspec.json.Decoder(OnlineQuestion)
-_references = msgspec.json.Decoder(list[str] | None)
+_references = msgspec.json.Decoder(list[str | ViewProjection] | None)
 
 
 def read_question(body: bytes, *, max_keys: int) -> OnlineQuestion:
@@ -84,7 +108,7 @@ def read_question(body: bytes, *, max_keys: int) -> OnlineQuestion:
     if question.rows > max_keys:
         raise _bad(f"'entities' has {question.rows} rows; {max_keys} is the limit. Ask in parts.", "/entities")
     if body.count(b"[") + body.count(b"{") > _DEEPEST:
-        _check_depth(question.entities)
+        check_depth(question.entities, "/entities")
     return question
 
 
@@ -122,9 +146,13 @@ def _json_error(body: bytes, error: Exception) -> str:
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def _check_depth(entities: dict[str, list[Any]]) -> None:
-    """Values are walked by functions that call themselves: how deep they may be is settled here."""
-    for name, column in entities.items():
+def check_depth(columns: Mapping[str, Sequence[Any]], place: str) -> None:
+    """Values are walked by functions that call themselves: how deep they may be is settled here.
+
+    Raises:
+        Problem: one is nested too deeply.
+    """
+    for name, column in columns.items():
         level: Sequence[Any] = column
         for _ in range(_DEEPEST):
             level = [
@@ -136,7 +164,7 @@ def _check_depth(entities: dict[str, list[Any]]) -> None:
             if not level:
                 break
         else:
-            raise _bad(f"'{name}' has values that are nested more than {_DEEPEST} deep.", f"/entities/{name}")
+            raise _bad(f"'{name}' has values that are nested more than {_DEEPEST} deep.", f"{place}/{name}")
 
 
 _NO_TIME: Final = "1970-01-01T00:00:00Z"

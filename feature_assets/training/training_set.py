@@ -67,6 +67,11 @@ class TrainingSet:
         """The columns that came with the spine."""
         return self._source.spine_columns
 
+    @property
+    def question(self) -> Question:
+        """What was asked, and of what."""
+        return self._question
+
     def collect(self) -> pl.DataFrame:
         """All rows in memory; they are kept for the next time.
 

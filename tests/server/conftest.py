@@ -20,11 +20,13 @@ import pytest
 from fastapi import FastAPI
 
 from feature_assets.config import ServerSettings, Settings
+from feature_assets.offline import OfflineStore
 from feature_assets.online import open_online_store
 from feature_assets.registry import Registry, RegistryStore
 from feature_assets.server.app import create_app
 from feature_assets.server.issuer import Issuer
 from feature_assets.spec import (
+    PARTITION,
     PUBLICATION,
     Entity,
     Field,
@@ -115,6 +117,12 @@ class Platform:
             self.store.prepare(of)
             if given:
                 self.store.write(of, rows(of, *given), None)
+
+    def past(self, of: ViewSpec, *given: tuple[Any, ...]) -> None:
+        """Make these rows the view's whole history."""
+        offline = OfflineStore(self.settings.place(self.settings.offline), durability="process")
+        frame = rows(of, *given).drop(PUBLICATION).with_columns(pl.lit("all").alias(PARTITION))
+        offline.replace(of, frame.select(*of.columns, PARTITION), ["all"], metadata={})
 
     def publish(self) -> str:
         return self.registry.publish(Registry.of(self.objects), location="tests", by="tests").digest
