@@ -143,7 +143,7 @@ def _describe_online(app: FastAPI, security: SecurityBase) -> None:
         response_description="Values, statuses and event timestamps by column.",
         responses={
             200: {"headers": {"X-Feature-Registry": {"description": "The registry snapshot.", "schema": _TEXT}}},
-            **pages.refusals(400, 401, 403, 404, 408, 413, 422, 500, 503),
+            **pages.refusals(400, 401, 403, 404, 408, 413, 422, 429, 500, 503),
         },
     )
     async def get_online_features(
