@@ -89,7 +89,7 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Add a client, and show its secret this once."""
-    issuer = _issuer(Project.of(ctx))
+    issuer = embedded_issuer(Project.of(ctx))
     more = _claims(roles, groups, claims)
     client_id, secret = issuer.add_client(name, scopes, more)
     if as_json:
@@ -117,7 +117,7 @@ def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
             "claims": one.claims if as_json else _listed_claims(one.claims),
             "created_at": one.created_at,
         }
-        for one in _issuer(Project.of(ctx)).clients()
+        for one in embedded_issuer(Project.of(ctx)).clients()
     ]
     columns = (
         Column("client_id", "client id", style="name"),
@@ -136,7 +136,7 @@ def remove(
     yes: Yes = False,
 ) -> None:
     """Remove a client. Tokens that it has go on until they expire."""
-    issuer = _issuer(Project.of(ctx))
+    issuer = embedded_issuer(Project.of(ctx))
     if not confirmed(f"Remove {client_id}?", yes=yes):
         raise Mistake("Nothing was removed.", attempt=f"feature-assets auth client remove {client_id} --yes")
     issuer.remove_client(client_id)
@@ -171,7 +171,7 @@ def token(
     """
     project = Project.of(ctx)
     seconds = lifetime or project.settings.server.token_lifetime_seconds
-    issuer = _issuer(project)
+    issuer = embedded_issuer(project)
     own = next((one.claims for one in issuer.clients() if one.client_id == client_id), {})
     made = issuer.token(client_id, scopes, seconds, {**own, **_claims(roles, groups, claims)})
     if as_json:
@@ -196,11 +196,16 @@ def _listed_claims(claims: Mapping[str, Any]) -> str:
     )
 
 
-def _issuer(project: Project) -> "Issuer":
+def embedded_issuer(project: Project) -> "Issuer":
+    """The issuer of tokens that lives in this project.
+
+    Raises:
+        Mistake: its tokens come from elsewhere.
+    """
     settings = project.settings
     if settings.server.issuer is not None:
         raise Mistake(
-            f"Clients and tokens of this server come from {settings.server.issuer}, and not from here. Add them there."
+            f"Clients, keys and tokens of this server come from {settings.server.issuer}, and not from here. See there."
         )
     from feature_assets.server.issuer import Issuer
 

@@ -1,10 +1,11 @@
 """The embedded issuer: keys and clients in one folder, for a laptop and for tests.
 
     key.json        the private key that signs, ES256; made at first start
+    former.json     the public halves of keys that signed before; each goes when no token of it can be left
     clients.json    the clients, each with its scopes and a digest of its secret
 
-Both are readable by their owner alone. Any number of processes may use the folder at once; a client that is added or
-removed counts from the next token on.
+All are readable by their owner alone. Any number of processes may use the folder at once; a client that is added or
+removed, and a key that is replaced, counts from the next token on.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -38,10 +40,14 @@ DEFAULT_AUDIENCE = "feature-assets"
 
 _ALGORITHM = "ES256"
 _KEY = "key.json"
+_FORMER = "former.json"
 _CLIENTS = "clients.json"
 _LOCK = ".lock"
+_CREATED = "created_at"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LONGEST_LIFE = timedelta(hours=24)
+# A token may have been signed by somebody who had read the key just before it was replaced, and clocks differ.
+_LATEST_END = _LONGEST_LIFE + timedelta(minutes=2)
 _CLAIM = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,99}")
 _LARGEST_CLAIMS = 8_192
 _LISTS = ("roles", "groups")
@@ -78,6 +84,28 @@ _NOBODY = Client(
 )
 
 
+class KeyInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A key by its id. One that signs has no `until`; a former one checks tokens until then."""
+
+    kid: str
+    created_at: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _SigningKey:
+    key: ECKey
+    kid: str
+    created_at: datetime | None
+
+
+class _FormerKey(KeyInfo, frozen=True, kw_only=True):
+    """With the key itself, its public half."""
+
+    until: datetime
+    jwk: dict[str, str]
+
+
 class Issuer:
     """Made by `Issuer.open`."""
 
@@ -96,12 +124,48 @@ class Issuer:
             ConfigurationError: others may read or write there, or the key is damaged.
         """
         issuer = cls(Path(folder).expanduser().absolute(), audience)
-        issuer._key()
+        issuer._signing()
         return issuer
 
     def public_keys(self) -> dict[str, Any]:
         """The JWKS by which its tokens are checked. Raises as `open` does."""
-        return {"keys": [self._key().as_dict(private=False)]}
+        # In this order: a key that is replaced meanwhile is then there twice, and not missing.
+        signing = self._signing()
+        former = [one.jwk for one in self._former() if one.kid != signing.kid]
+        return {"keys": [signing.key.as_dict(private=False), *former]}
+
+    def signing_keys(self) -> list[KeyInfo]:
+        """The key that signs, and then those that only check, the latest first. Raises as `open` does."""
+        signing = self._signing()
+        former = sorted((one for one in self._former() if one.kid != signing.kid), key=lambda one: one.until)
+        return [
+            KeyInfo(kid=signing.kid, created_at=signing.created_at),
+            *(KeyInfo(kid=one.kid, created_at=one.created_at, until=one.until) for one in reversed(former)),
+        ]
+
+    def rotate_key(self, *, at_once: bool = False) -> str:
+        """Sign with a new key from now on; its id. Tokens of the former one go on until they end.
+
+        Args:
+            at_once: no token of any former key counts any more, as when one has become known.
+
+        Raises:
+            ConfigurationError: as `open` does.
+        """
+        self._signing()
+        with self._locked():
+            path = self.folder / _KEY
+            signing = _signing_key(path, _read_private(path) or b"")
+            former = [] if at_once else [one for one in self._former() if one.kid != signing.kid]
+            if not at_once:
+                public = {name: str(value) for name, value in signing.key.as_dict(private=False).items()}
+                until = _now() + _LATEST_END
+                former.append(_FormerKey(kid=signing.kid, created_at=signing.created_at, until=until, jwk=public))
+            # The former key is among those that check before another one signs: no moment is without it.
+            _write(self.folder / _FORMER, msgspec.json.format(msgspec.json.encode(former)))
+            key = _new_key()
+            _write(self.folder / _KEY, _encoded(key))
+        return str(key.kid)
 
     def add_client(
         self, name: str, scopes: Iterable[str], claims: Mapping[str, Any] = MappingProxyType({})
@@ -128,7 +192,7 @@ class Issuer:
                 name=name,
                 scopes=allowed,
                 claims=more,
-                created_at=datetime.now(UTC).replace(microsecond=0),
+                created_at=_now(),
                 salt=salt,
                 secret_digest=_digest(salt, secret),
             )
@@ -192,35 +256,50 @@ class Issuer:
             "exp": now + seconds,
             "jti": secrets.token_urlsafe(16),
         }
-        key = self._key()
+        key = self._signing().key
         return jwt.encode({"alg": _ALGORITHM, "typ": "at+jwt", "kid": key.kid}, claims, key, algorithms=[_ALGORITHM])
 
-    def _key(self) -> ECKey:
+    def _signing(self) -> _SigningKey:
         """The signing key, read anew: another process may have been told to replace it."""
         path = self.folder / _KEY
+        stored = _read_private(path)
+        if stored is None:
+            with self._locked():
+                if not path.exists():
+                    _write(path, _encoded(_new_key()))
+            stored = _read_private(path)
+        return _signing_key(path, stored or b"")
+
+    def _former(self) -> list[_FormerKey]:
+        path, now = self.folder / _FORMER, _now()
         try:
-            if not path.exists():
-                _make_private(self.folder)
-                with FileLock(self.folder / _LOCK, mode=0o600):
-                    if not path.exists():
-                        _write(path, json.dumps(_new_key().as_dict(private=True)).encode())
-            return _read_key(path)
+            stored = msgspec.json.decode(_read_private(path) or b"[]", type=list[_FormerKey])
+        except msgspec.MsgspecError as error:
+            raise ConfigurationError(
+                f"{path} is damaged: {error}. Remove it; tokens that were signed with a former key end."
+            ) from error
+        return [one for one in stored if one.until > now]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone among the processes that change the folder."""
+        try:
+            _make_private(self.folder)
+            with FileLock(self.folder / _LOCK, mode=0o600):
+                yield
         except OSError as error:
             raise ConfigurationError(f"{self.folder} cannot hold the issuer's keys: {error.strerror}.") from error
 
     def _read_clients(self) -> dict[str, Client]:
         path = self.folder / _CLIENTS
         try:
-            _refuse_if_shared(path)
-            return msgspec.json.decode(path.read_bytes(), type=dict[str, Client])
-        except FileNotFoundError:
-            return {}
+            return msgspec.json.decode(_read_private(path) or b"{}", type=dict[str, Client])
         except msgspec.MsgspecError as error:
             raise ConfigurationError(f"{path} is damaged: {error}. Remove it and add the clients again.") from error
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Client]]:
-        with FileLock(self.folder / _LOCK, mode=0o600):
+        with self._locked():
             clients = self._read_clients()
             yield clients
             _write(self.folder / _CLIENTS, msgspec.json.format(msgspec.json.encode(clients)))
@@ -252,18 +331,26 @@ def _new_key() -> ECKey:
     return key
 
 
-def _read_key(path: Path) -> ECKey:
-    _refuse_if_shared(path)
+def _encoded(key: ECKey) -> bytes:
+    return json.dumps({**key.as_dict(private=True), _CREATED: _now().isoformat()}).encode()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def _signing_key(path: Path, data: bytes) -> _SigningKey:
     try:
-        stored: Mapping[str, Any] = json.loads(path.read_bytes())
-        key = ECKey.import_key(dict(stored))
+        stored: dict[str, Any] = json.loads(data)
+        created_at = datetime.fromisoformat(stored.pop(_CREATED)) if _CREATED in stored else None
+        key = ECKey.import_key(stored)
         if not key.is_private or not key.kid or key.curve_name != "P-256":
             raise ValueError("it is no private P-256 key")
-    except (JoseError, ValueError, TypeError) as error:
+    except (JoseError, ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"{path} is damaged: {error}. Remove it, and a new key is made; tokens that were signed with it end."
         ) from error
-    return key
+    return _SigningKey(key, str(key.kid), created_at)
 
 
 def _make_private(folder: Path) -> None:
@@ -274,9 +361,16 @@ def _make_private(folder: Path) -> None:
         )
 
 
-def _refuse_if_shared(path: Path) -> None:
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise ConfigurationError(f"Others may read {path}, which holds secrets. Run: chmod 600 {path}")
+def _read_private(path: Path) -> bytes | None:
+    """What is in a file that holds secrets; None if it is not there."""
+    try:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise ConfigurationError(f"Others may read {path}, which holds secrets. Run: chmod 600 {path}")
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -142,8 +142,8 @@ def _own_keys(issuer: Issuer) -> KeyCache:
     async def public_keys() -> object:
         return await asyncio.to_thread(issuer.public_keys)
 
-    # A file of our own: looking again costs nothing.
-    return KeyCache(public_keys, pause=1.0, fresh=30.0)
+    # Files of our own: looking again costs nothing, and a key that another process has just made counts at once.
+    return KeyCache(public_keys, pause=0.0, fresh=5.0)
 
 
 def _quota(server: ServerSettings) -> Quota | None:

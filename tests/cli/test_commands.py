@@ -519,6 +519,20 @@ def test_clients_come_and_go(run: Run, project: Path) -> None:
     assert "cannot be shown again" in run("auth", "client", "add", "other", "-s", "features:read").said
 
 
+def test_keys_are_listed_and_replaced(run: Run, project: Path) -> None:
+    (first,) = run("auth", "key", "list", "--json").rows
+    assert first["signs"]
+    assert first["created_at"]
+    assert "Tokens are signed with" in run("auth", "key", "rotate").said
+    signing, former = run("auth", "key", "list", "--json").rows
+    assert (signing["signs"], former["signs"], former["key_id"]) == (True, False, first["key_id"])
+    assert former["checks_until"]
+    assert signing["key_id"] in run("auth", "key", "list").out
+    assert "Nothing was changed" in run("auth", "key", "rotate", "--at-once", code=1).said
+    assert "within 5 seconds" in run("auth", "key", "rotate", "--at-once", "--yes").said
+    assert len(run("auth", "key", "list", "--json").rows) == 1
+
+
 def test_a_token_is_made_for_the_server_here(run: Run, project: Path) -> None:
     made = run("auth", "token", "--scope", "features:read", "--lifetime", "60", "--json").rows
     assert made["expires_in"] == 60
