@@ -523,7 +523,7 @@ def test_keys_are_listed_and_replaced(run: Run, project: Path) -> None:
     (first,) = run("auth", "key", "list", "--json").rows
     assert first["signs"]
     assert first["created_at"]
-    assert "Tokens are signed with" in run("auth", "key", "rotate").said
+    assert "Tokens are signed with" in run("auth", "key", "rotate").out
     signing, former = run("auth", "key", "list", "--json").rows
     assert (signing["signs"], former["signs"], former["key_id"]) == (True, False, first["key_id"])
     assert former["checks_until"]
