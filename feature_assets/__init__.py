@@ -39,6 +39,7 @@ from feature_assets.errors import (
 )
 
 if TYPE_CHECKING:
+    from feature_assets.access import Principal
     from feature_assets.assets import (
         FeatureAssets,
         FeatureService,
@@ -115,6 +116,7 @@ __all__ = [
     "NotReproducible",
     "OnDemandFeatureView",
     "OnlineResponse",
+    "Principal",
     "PublicationConflict",
     "RegistryConflict",
     "RegistryError",
@@ -178,6 +180,7 @@ _ON_FIRST_TOUCH = {
     "NotNull": "feature_assets.checks",
     "OnDemandFeatureView": "feature_assets.assets",
     "OnlineResponse": "feature_assets.lookup",
+    "Principal": "feature_assets.access",
     "RequestSource": "feature_assets.spec",
     "RowCount": "feature_assets.checks",
     "Settings": "feature_assets.config",

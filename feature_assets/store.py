@@ -5,6 +5,7 @@ registry snapshot and kept.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -13,11 +14,12 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from feature_assets.errors import RequestError
+from feature_assets.access import READ, Access, Principal
+from feature_assets.errors import RequestError, Unauthenticated
 from feature_assets.lookup import EntityRows, OnlineLookup, OnlineResponse
 from feature_assets.online import open_online_store
 from feature_assets.online.protocol import OnlineStore
-from feature_assets.references import Features, Referable, resolve
+from feature_assets.references import Features, Referable
 from feature_assets.registry import Published, Registry, RegistryStore
 from feature_assets.spec import ViewProjection, canonical_json, from_json
 from feature_assets.types import microseconds
@@ -41,8 +43,17 @@ class FeatureStore:
     projections (`store.view("weather")[["temp"]].with_name("dest_weather")`) or of declared views and services.
     """
 
-    def __init__(self, settings: "Settings | None" = None, *, config: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: "Settings | None" = None,
+        *,
+        config: str | Path | None = None,
+        principal: Principal | None = None,
+    ) -> None:
         """Open the platform of these settings, else of a `feature_assets.toml`: `config`, or the nearest one upward.
+
+        With a principal every question is decided as the server would decide it: `Forbidden` where it may not ask, `MASKED`
+        or left out what it may not see. Without one the process does what its credentials for the stores let it do.
 
         Raises:
             ConfigurationError: the file is missing, or a setting is wrong.
@@ -53,6 +64,7 @@ class FeatureStore:
 
             settings = Settings.load(config)
         self.settings = settings
+        self.principal = principal
         self._opening = Lock()
         self._snapshot: _Snapshot | None = None
         self._online: OnlineStore | None = None
@@ -133,6 +145,7 @@ class FeatureStore:
             engine: what joins.
 
         Raises:
+            Forbidden: the principal may not ask this.
             RequestError: the question cannot be answered as it was asked.
             UnknownView, UnknownFeature, UnknownService: the registry has nothing of that name.
             TableMissing: a view was never materialised.
@@ -141,8 +154,9 @@ class FeatureStore:
         from feature_assets.historical import historical_features
 
         self.refresh()
+        current = self._current()
         return historical_features(
-            self.registry,
+            current.published.registry,
             self.offline,
             spine,
             features,
@@ -155,6 +169,8 @@ class FeatureStore:
             engine=engine,
             allowed_modules=self.settings.functions,
             sets=self._sets(),
+            access=current.access,
+            principal=self._asking(),
         )
 
     def training_set(self, name: str) -> "TrainingSet":
@@ -162,7 +178,9 @@ class FeatureStore:
 
         Raises:
             UnknownTrainingSet: there is none of that name.
+            Forbidden: it holds what the principal may not see.
         """
+        self._admit_saved(name)
         return self._sets().load(name)
 
     def rebuild(self, name: str) -> "TrainingSet":
@@ -171,9 +189,11 @@ class FeatureStore:
         Raises:
             UnknownTrainingSet: there is none of that name.
             NotReproducible: naming what is no longer there, or what came out otherwise.
+            Forbidden: it holds what the principal may not see.
         """
         from feature_assets.historical import rebuild
 
+        self._admit_saved(name)
         return rebuild(
             name,
             sets=self._sets(),
@@ -198,6 +218,7 @@ class FeatureStore:
             full_feature_names: answers are called `view__feature`.
 
         Raises:
+            Forbidden: the principal may not ask this.
             RequestError: the question cannot be answered as it was asked.
             UnknownView, UnknownFeature, UnknownService: the registry has nothing of that name.
             TableMissing: a view was never materialised.
@@ -214,6 +235,7 @@ class FeatureStore:
 
     def lookup(self, features: Features, *, full_feature_names: bool = False) -> OnlineLookup:
         """The compiled lookup of these features, for many reads by one snapshot. Raises as `get_online_features`."""
+        self._asking()
         return self._current().lookup(_asked(features), full_feature_names)
 
     @property
@@ -237,6 +259,24 @@ class FeatureStore:
         from feature_assets.training import TrainingSets
 
         return TrainingSets(self.settings.place(self.settings.training), self.settings.storage())
+
+    def _asking(self) -> Principal | None:
+        """The principal, as long as it counts.
+
+        Raises:
+            Unauthenticated: it does no longer.
+        """
+        if self.principal is not None and self.principal.ends <= time.time():
+            raise Unauthenticated("The principal's token has ended. Open the store with a new one.")
+        return self.principal
+
+    def _admit_saved(self, name: str) -> None:
+        principal = self._asking()
+        if principal is not None:
+            from feature_assets.historical import admit_saved
+
+            self.refresh()
+            admit_saved(name, self._sets(), self._current().access, principal)
 
     def close(self) -> None:
         """Let go of files and connections."""
@@ -267,17 +307,21 @@ class _Snapshot:
 
     def __init__(self, published: Published, store: FeatureStore) -> None:
         self.published = published
+        self.access = Access(published.registry)
         self._store = store
         self.lookup = lru_cache(maxsize=PLANS_KEPT)(self._compiled)
 
     def _compiled(self, asked: _Asked, full_feature_names: bool) -> OnlineLookup:  # noqa: FBT001 (cached by position)
         features = asked if isinstance(asked, str) else [_projection(one) for one in asked]
-        plan = resolve(self.published.registry, features, full_feature_names=full_feature_names)
-        settings = self._store.settings
-        if settings.present is None:
-            return OnlineLookup(plan, self._store.online, settings.functions)
-        now = microseconds(settings.present)
-        return OnlineLookup(plan, self._store.online, settings.functions, clock=lambda: now)
+        principal, settings = self._store.principal, self._store.settings
+        reading = self.access.reading(principal, READ, features, full_feature_names=full_feature_names)
+        decision = None if principal is None else reading.decide(principal).enforce()
+        clock: dict[str, Any] = {}
+        if settings.present is not None:
+            now = microseconds(settings.present)
+            clock["clock"] = lambda: now
+        lookup = OnlineLookup(reading.plan, self._store.online, settings.functions, **clock)
+        return lookup if decision is None else lookup.within(decision)
 
 
 def _asked(features: Features) -> _Asked:

@@ -7,7 +7,7 @@ A view's policy is the one that its current version declares, for all its versio
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 from feature_assets.access.principals import Principal
 from feature_assets.access.scopes import HISTORY, KNOW, MATERIALIZE, PUSH, READ, SEE_PII
@@ -91,18 +91,25 @@ class Decision:
             if values.count(rule.value) != len(values):
                 self.refuse_rows(rule)
 
-    def refuse_rows(self, rule: RowRule) -> None:
+    def refuse_rows(self, rule: RowRule) -> NoReturn:
         """Refuse, for some row does not keep to this rule.
 
         Raises:
             Forbidden: always.
         """
-        why = (
+        self.refuse(
             f"There are rows with another '{rule.column}' than yours, and view '{rule.view}' is open to you for your own "
-            "alone. Nothing was read."
+            "alone. Nothing was read.",
+            rule=f"row filter of {rule.view} on {rule.column}",
         )
-        refused = f"row filter of {rule.view} on {rule.column}"
-        raise Forbidden(why, replace(self, allowed=False, rule=refused, why=why, masked=frozenset(), rows=()))
+
+    def refuse(self, why: str, *, rule: str) -> NoReturn:
+        """Refuse after all.
+
+        Raises:
+            Forbidden: always.
+        """
+        raise Forbidden(why, replace(self, allowed=False, rule=rule, why=why, masked=frozenset(), rows=()))
 
 
 class _Policy:

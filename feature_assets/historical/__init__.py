@@ -3,6 +3,7 @@
 - `frames`: what a person brings as rows
 - `spine`: rows with times and keys
 - `rows`: a spine made of histories
+- `admission`: what of all this is open to a principal
 - `answer`: the question with all that decides its answer, computed piece by piece
 - `rebuild`: a saved training set once more, bit for bit
 """
@@ -11,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 
+from feature_assets.access import Access, Principal
 from feature_assets.errors import RequestError
+from feature_assets.historical.admission import admit, admit_saved, admitted, check_brought, own_rows
 from feature_assets.historical.answer import Answer, pin
 from feature_assets.historical.frames import Frames
 from feature_assets.historical.rebuild import rebuild
@@ -23,7 +26,7 @@ from feature_assets.references import Features, projections, resolve
 from feature_assets.registry import Registry
 from feature_assets.training import Question, TrainingSet, TrainingSets
 
-__all__ = ["historical_features", "rebuild"]
+__all__ = ["admit_saved", "historical_features", "rebuild"]
 
 
 def historical_features(
@@ -41,6 +44,8 @@ def historical_features(
     engine: str = "polars",
     allowed_modules: Sequence[str] = (),
     sets: TrainingSets | None = None,
+    access: Access | None = None,
+    principal: Principal | None = None,
 ) -> TrainingSet:
     """The spine's rows, in its order, each with the features as they were known at its time.
 
@@ -60,8 +65,12 @@ def historical_features(
         engine: what joins: "polars".
         allowed_modules: modules that on-demand functions may be loaded from.
         sets: where `TrainingSet.save` keeps sets.
+        access, principal: who asks, and what decides about it; everything is open without. Personal data that the
+            principal may not see is left out; the spine has to be rows, and all of them open to it. Without a spine
+            there are its own rows alone.
 
     Raises:
+        Forbidden: the principal may not have this answered.
         UnknownView, UnknownFeature, UnknownService: the registry has nothing of that name.
         MissingJoinKey: the spine lacks a join key.
         WrongType: a spine column is of another type than what it is looked up as.
@@ -69,17 +78,28 @@ def historical_features(
         TableMissing: a view was never materialised.
         RequestError: the question cannot be answered as it was asked.
     """
-    plan = resolve(registry, features, full_feature_names=full_feature_names)
+    decision = None
+    if access is None or principal is None:
+        plan, asked = (
+            resolve(registry, features, full_feature_names=full_feature_names),
+            projections(registry, features),
+        )
+    else:
+        check_brought(spine)
+        plan, asked, decision = admitted(registry, access, principal, features, full_feature_names=full_feature_names)
     open_engine = engine_named(engine)
     if spine is not None and (since is not None or until is not None):
         raise RequestError("since= and until= stand in for a spine; filter the spine itself instead.")
     pinned = pin([read.view for read in plan.reads], offline)
     if spine is None:
-        rows = every_row(plan, pinned, since=since, until=until)
+        own = [] if decision is None else own_rows(decision)
+        rows = every_row(plan, pinned, since=since, until=until, only=own)
     else:
         types = {**plan.join_keys, **{name: field.type for name, field in plan.request.items()}}
         frame = Frames(registry, offline, tables, types).read(spine)
         rows = read_spine(frame, plan, timestamp_column=timestamp_column)
+        if decision is not None:
+            admit(rows, plan, decision)
     answer = Answer(
         plan,
         rows,
@@ -90,7 +110,7 @@ def historical_features(
     )
     question = Question(
         registry=registry.digest,
-        features=tuple(projections(registry, features)),
+        features=tuple(asked),
         full_feature_names=full_feature_names,
         created_cutoff=created_cutoff,
         engine=engine,

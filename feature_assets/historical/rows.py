@@ -13,9 +13,16 @@ from feature_assets.types import Timestamp
 
 
 def every_row(
-    plan: ReadPlan, pinned: Mapping[str, Pinned], *, since: datetime | str | None, until: datetime | str | None
+    plan: ReadPlan,
+    pinned: Mapping[str, Pinned],
+    *,
+    since: datetime | str | None,
+    until: datetime | str | None,
+    only: Iterable[pl.Expr] = (),
 ) -> Spine:
     """Every key and time at which one of the views has a row, from `since` on and before `until`, by time and key.
+
+    `only` are conditions on the key columns that every row has to keep.
 
     Raises:
         RequestError: the views are looked up by different keys, or no range is given.
@@ -44,7 +51,7 @@ def every_row(
         frames.append(
             rows.select(*(pl.col(key_of[column]).alias(column) for column in keys), event.alias(EVENT_TIMESTAMP))
         )
-    held = pl.concat(frames).unique().sort(EVENT_TIMESTAMP, *keys).collect(engine="streaming")
+    held = pl.concat(frames).filter(*only).unique().sort(EVENT_TIMESTAMP, *keys).collect(engine="streaming")
     return Spine(held, EVENT_TIMESTAMP)
 
 
