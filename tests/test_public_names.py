@@ -5,7 +5,6 @@ import inspect
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -79,14 +78,3 @@ except NotPublished:
     pass
 """
     assert in_a_fresh_interpreter(lookup) == ["pydantic_settings"]
-
-
-def test_the_import_costs_little_more_than_polars():
-    def seconds(statement: str) -> float:
-        begun = time.perf_counter()
-        subprocess.run([sys.executable, "-c", statement], check=True)
-        return time.perf_counter() - begun
-
-    ours = min(seconds("from feature_assets import FeatureStore") for _ in range(2))
-    limit = min(seconds("import polars") for _ in range(2))
-    assert ours <= 2.5 * limit

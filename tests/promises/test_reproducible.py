@@ -275,5 +275,6 @@ def test_a_digest_depends_on_values_alone(data: st.DataObject, cuts: list[int]) 
         start = max(start, cut)
     assert pieces.result() == bits(frame)
     other = data.draw(st.lists(columns, max_size=6))
-    same = repr(other) == repr(rows)
+    # As text, which tells -0.0 from 0.0 and knows one NaN; in which order a row names its columns is no value.
+    same = json.dumps(other, sort_keys=True) == json.dumps(rows, sort_keys=True)
     assert (bits(pl.DataFrame(other, schema=schema)) == bits(frame)) is same
