@@ -5,6 +5,7 @@ The environment wins over the file: `FEATURE_ASSETS_ONLINE=sqlite:///tmp/online.
 """
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -97,7 +98,7 @@ class Settings(BaseSettings):
             ConfigurationError: the file is missing though named, or a setting is unknown or wrong.
         """
         named = path or os.environ.get("FEATURE_ASSETS_CONFIG")
-        file = Path(named).resolve() if named else _nearest(Path.cwd())
+        file = Path(named).resolve() if named else nearest_file(Path.cwd())
         if named and file is not None and not file.is_file():
             raise ConfigurationError(f"The configuration file {file} is not there. Run: feature-assets init")
         reader = _reader(cls, file)
@@ -125,7 +126,8 @@ class Settings(BaseSettings):
         return {name: value.get_secret_value() for name, value in self.storage_options.items()}
 
 
-def _nearest(start: Path) -> Path | None:
+def nearest_file(start: Path) -> Path | None:
+    """The `feature_assets.toml` of that folder, or of the nearest one above it."""
     return next((folder / FILE_NAME for folder in (start, *start.parents) if (folder / FILE_NAME).is_file()), None)
 
 
@@ -144,14 +146,21 @@ def _reader(cls: type[Settings], file: Path | None) -> Any:
 
 
 def _explained(error: Exception, file: Path | None) -> str:
-    place = str(file) if file else "the environment"
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return f"{file} is not TOML: {error}."
+    if isinstance(error, UnicodeDecodeError):
+        return f"{file} is not TOML: it is not text in UTF-8."
     if not isinstance(error, ValidationError):
-        return f"{place}: {error}"
+        return f"{file or 'the environment'}: {error}"
     lines = []
     for found in error.errors(include_url=False, include_input=False):
-        name = ".".join(str(part) for part in found["loc"])
+        parts = [str(part) for part in found["loc"]]
+        name, variable = ".".join(parts), f"FEATURE_ASSETS_{'__'.join(parts)}".upper()
+        # The environment wins over the file, so a variable that is set is the one that is wrong.
+        place = variable if variable in os.environ else f"{file or 'the environment'}: '{name}'"
         if found["type"] == "extra_forbidden":
-            lines.append(f"'{name}' is not a setting. Known: {', '.join(sorted(Settings.model_fields))}.")
+            known = ServerSettings if parts[0] == "server" else Settings
+            lines.append(f"{place} is not a setting. Known: {', '.join(sorted(known.model_fields))}.")
         else:
-            lines.append(f"'{name}': {found['msg']}.")
-    return f"{place}: {' '.join(lines)}"
+            lines.append(f"{place}: {found['msg']}.")
+    return " ".join(lines)

@@ -89,7 +89,8 @@ class WrongType(RequestError, TypeError):
     """A value is not of the declared type."""
 
 
-def _hint(asked: str, known: Sequence[str], kind: str) -> str:
+def hint(asked: str, known: Sequence[str], kind: str) -> str:
+    """The nearest of the known names, else all of them, up to a dozen."""
     near = get_close_matches(asked, known, n=1)
     if near:
         return f"Did you mean '{near[0]}'?"
@@ -104,31 +105,38 @@ class UnknownName(FeatureAssetsError, LookupError):
 
     @classmethod
     def of(cls, kind: str, name: str, known: Sequence[str]) -> Self:
-        return cls(f"There is no {kind} '{name}' that you may know of. {_hint(name, known, 'names')}")
+        return cls(f"There is no {kind} '{name}' that you may know of. {hint(name, known, 'names')}")
 
 
 class UnknownView(UnknownName):
     @classmethod
     def among(cls, name: str, known: Sequence[str]) -> Self:
-        return cls(f"There is no feature view '{name}' in the published registry. {_hint(name, known, 'views')}")
+        return cls(f"There is no feature view '{name}' in the published registry. {hint(name, known, 'views')}")
 
 
 class UnknownFeature(UnknownName):
     @classmethod
     def among(cls, view: str, feature: str, known: Sequence[str]) -> Self:
-        return cls(f"View '{view}' has no feature '{feature}'. {_hint(feature, known, 'features')}")
+        return cls(f"View '{view}' has no feature '{feature}'. {hint(feature, known, 'features')}")
 
 
 class UnknownService(UnknownName):
     @classmethod
     def among(cls, name: str, known: Sequence[str]) -> Self:
-        return cls(f"There is no feature service '{name}' in the published registry. {_hint(name, known, 'services')}")
+        return cls(f"There is no feature service '{name}' in the published registry. {hint(name, known, 'services')}")
+
+    @classmethod
+    def but_view(cls, name: str, features: Sequence[str]) -> Self:
+        return cls(
+            f"'{name}' is a view and no feature service. Ask for '{name}:*', or for some of it, as in "
+            f"'{name}:{features[0]}'."
+        )
 
 
 class UnknownTrainingSet(UnknownName):
     @classmethod
     def among(cls, name: str, known: Sequence[str]) -> Self:
-        return cls(f"There is no saved training set '{name}'. {_hint(name, known, 'training sets')}")
+        return cls(f"There is no saved training set '{name}'. {hint(name, known, 'training sets')}")
 
 
 class StoreError(FeatureAssetsError, OSError):

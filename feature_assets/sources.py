@@ -15,7 +15,13 @@ from urllib.parse import unquote, urlsplit
 
 import polars as pl
 
-from feature_assets.errors import ConfigurationError, ContractBroken, DeclarationError, StoreUnavailable
+from feature_assets.errors import (
+    ConfigurationError,
+    ContractBroken,
+    DeclarationError,
+    FeatureAssetsError,
+    StoreUnavailable,
+)
 from feature_assets.offline import scan_table
 from feature_assets.spec import AnySource, DeltaSource, FileSource, SqlSource
 
@@ -48,8 +54,7 @@ def read_source(
         ConfigurationError: the environment variable or the driver of a database is missing.
         DeclarationError: the source has no such column, or its time is none.
     """
-    rows = _opened(source, window, dict(storage_options or {}))
-    schema = _schema(source, rows)
+    rows, schema = _read(source, window, dict(storage_options or {}))
     _check_columns(source, schema)
     if source.timestamp_field is not None:
         rows = _cut(source, rows, schema[source.timestamp_field], window)
@@ -85,9 +90,13 @@ def _files(source: FileSource, options: dict[str, str]) -> pl.LazyFrame:
     return pl.scan_parquet(source.path, storage_options=options or None)
 
 
-def _schema(source: AnySource, rows: pl.LazyFrame) -> pl.Schema:
+def _read(source: AnySource, window: Window | None, options: dict[str, str]) -> tuple[pl.LazyFrame, pl.Schema]:
     try:
-        return rows.collect_schema()
+        # A CSV file is looked for already when it is opened.
+        rows = _opened(source, window, options)
+        return rows, rows.collect_schema()
+    except FeatureAssetsError:
+        raise
     except (pl.exceptions.PolarsError, OSError) as error:
         path = source.path if isinstance(source, FileSource | DeltaSource) else ""
         if isinstance(error, FileNotFoundError) or "paths were empty" in str(error):

@@ -39,6 +39,9 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
     project = Project.of(ctx)
     findings: list[Finding] = []
     for what, look in _LOOKS.items():
+        if findings and findings[0].state == "problem":
+            findings.append(Finding("all else", "note", "not looked at: the settings say where it is"))
+            break
         with working(f"Looking at {what} …"):
             findings += _looked(what, look, project)
     problems = sum(one.state == "problem" for one in findings)

@@ -5,6 +5,7 @@ import re
 import shlex
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import typer
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from feature_assets.cli.app import PROGRAM
 from feature_assets.cli.output import aside, note, notes
-from feature_assets.errors import FeatureAssetsError
+from feature_assets.errors import FeatureAssetsError, NotPublished
 
 # How messages of the platform name the mend: "… Run: feature-assets apply", as their last words.
 _MEND = re.compile(r"\s*(?:Run|See|Try): (?P<command>(?:feature-assets|dagster|pip|make) [^:]+?)\.?$")
@@ -58,7 +59,23 @@ def told(error: BaseException) -> Told:
 
 def tell(error: BaseException) -> None:
     """Print an error of the platform's on stderr."""
-    _lines(told(error))
+    _lines(_outside(Path.cwd()) if isinstance(error, NotPublished) and _is_nowhere() else told(error))
+
+
+def _is_nowhere() -> bool:
+    """Whether neither a file nor the environment says where a registry would be."""
+    from feature_assets.config import nearest_file
+
+    named = {"FEATURE_ASSETS_CONFIG", "FEATURE_ASSETS_REGISTRY", "FEATURE_ASSETS_ROOT"}
+    return not named & set(os.environ) and nearest_file(Path.cwd()) is None
+
+
+def _outside(folder: Path) -> Told:
+    return Told(
+        f"There is no feature_assets.toml in {folder} or above it, and nothing is published here. Go to a project, "
+        "name its file with --config, or start one.",
+        "feature-assets init",
+    )
 
 
 def tell_usage(error: typer.TyperException, arguments: Sequence[str]) -> None:

@@ -1,10 +1,12 @@
 """`features`: every published feature, to be found and looked at."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from feature_assets.cli.app import command, group
+from feature_assets.cli.failures import Mistake
 from feature_assets.cli.output import AsJson, Column, facts, print_json, show
 from feature_assets.cli.project import Project
 
@@ -29,7 +31,9 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the features that can be asked for, with type, entities and description."""
-    project = Project.of(ctx)
+    registry = Project.of(ctx).registry
+    _require_known("feature view", view, [*registry.views, *registry.on_demand], kind="view")
+    _require_known("entity", entity, list(registry.entities()), kind="entity")
     rows = [
         {
             "feature": one.reference,
@@ -41,7 +45,7 @@ def list_(
             "location": one.owner,
             "description": one.field.description,
         }
-        for one in project.registry.features()
+        for one in registry.features()
         if view in (None, one.view) and (entity is None or entity in one.entities)
     ]
     if search is not None:
@@ -56,6 +60,16 @@ def list_(
         Column("description"),
     )
     show(rows, columns, as_json=as_json, empty="No published feature is like that.")
+
+
+def _require_known(what: str, asked: str | None, known: Sequence[str], *, kind: str) -> None:
+    if asked is not None and asked not in known:
+        from feature_assets.errors import hint
+
+        raise Mistake(
+            f"There is no {what} '{asked}' in the published registry. {hint(asked, known, 'names')}",
+            attempt=f"feature-assets registry list --kind {kind}",
+        )
 
 
 @command(features, "show", examples=["features show customer_orders:spent_7d"])

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import repeat
 from typing import Annotated, Any, Literal, TextIO
 
 import typer
@@ -20,16 +21,24 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", show_defau
 
 Style = Literal["", "name", "dim", "number", "good", "warn", "bad"]
 
+_BETWEEN = "   "
+_SENTENCE = 20
+"""How many characters of a sentence are worth a line."""
+
 _STYLES = {"name": "bold", "dim": "dim", "good": "green", "warn": "yellow", "bad": "bold red"}
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table: the key of its values in the rows, the heading, how it looks."""
+    """One column of a table: the key of its values in the rows, the heading, how it looks.
+
+    A spare one is left out where the terminal is too narrow for all.
+    """
 
     key: str
     heading: str = ""
     style: Style = ""
+    spare: bool = False
 
     @property
     def title(self) -> str:
@@ -96,7 +105,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, title
     from rich.table import Table
 
     console = _console(sys.stdout)
-    shown = [column for column in columns if any(text(row.get(column.key)) for row in rows)]
+    shown, whole = _fitting(rows, columns, console.width)
     grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim", border_style="dim")
     for column in shown:
         number = column.style == "number"
@@ -104,7 +113,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, title
         grid.add_column(
             column.title,
             justify="right" if number else "left",
-            no_wrap=number or column.style in ("good", "dim"),
+            no_wrap=number or column.style in ("good", "dim") or (whole and column.style == "name"),
             overflow="fold",
             style=_STYLES.get(column.style, ""),
         )
@@ -115,6 +124,28 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, title
     with console.capture() as capture:
         console.print(grid)
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+
+
+def _fitting(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], width: int) -> tuple[list[Column], bool]:
+    """The columns that have values and room, and whether names stay whole beside them.
+
+    There is room if no word has to be cut and sentences get a few words a line.
+    """
+    shown = [column for column in columns if any(text(row.get(column.key)) for row in rows)]
+
+    def needed() -> int:
+        return sum(map(_least_width, shown, repeat(rows))) + len(_BETWEEN) * (len(shown) - 1)
+
+    while needed() > width and any(column.spare for column in shown):
+        shown.remove([column for column in shown if column.spare][-1])
+    return shown, needed() <= width
+
+
+def _least_width(column: Column, rows: Sequence[Mapping[str, Any]]) -> int:
+    texts = [column.title, *(_cell(row.get(column.key)).plain for row in rows)]
+    longest_line = max(len(line) for one in texts for line in one.split("\n"))
+    longest_word = max(len(word) for one in texts for word in one.split() or [""])
+    return max(longest_word, min(longest_line, _SENTENCE))
 
 
 def facts(pairs: Mapping[str, Any], *, title: str = "") -> None:

@@ -10,7 +10,7 @@ import dagster as dg
 
 from feature_assets.assets.partitions import require_keys
 from feature_assets.cli.failures import Mistake
-from feature_assets.errors import RequestError, UnknownView
+from feature_assets.errors import RequestError, hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,7 @@ def target_named(graph: Any, name: str, *, typed: str = "materialize {} --partit
     """The view of that name, else the asset of that key.
 
     Raises:
-        UnknownView: the definitions have neither.
-        RequestError: there is nothing in it that could be materialised.
+        Mistake: the definitions have neither, or there is nothing in it that could be materialised.
     """
     from feature_assets.assets.metadata import spec_from_metadata
     from feature_assets.spec import ViewSpec
@@ -58,11 +57,17 @@ def target_named(graph: Any, name: str, *, typed: str = "materialize {} --partit
     views = {spec.name: nodes[one] for one, spec in specs.items() if isinstance(spec, ViewSpec)}
     node = views.get(name) or nodes.get(name)
     if node is None:
-        raise UnknownView(str(UnknownView.among(name, sorted(views))).replace("published registry", "definitions"))
+        raise Mistake(
+            f"There is no feature view '{name}' in the definitions. {hint(name, sorted(views), 'views')}",
+            attempt="feature-assets plan",
+        )
     if not node.is_materializable:
         kind = type(specs[node.key.to_user_string()]).__name__
         why = {"OnDemandViewSpec": "it is computed when asked for", "ServiceSpec": "it only names features of views"}
-        raise RequestError(f"'{name}' cannot be materialised: {why.get(kind, 'somebody else writes it')}.")
+        raise Mistake(
+            f"'{name}' cannot be materialised: {why.get(kind, 'somebody else writes it')}.",
+            attempt=f"feature-assets registry show {name}" if kind in why else "",
+        )
     return Target(name, node.key, node.partitions_def, _per_run(node), typed)
 
 
@@ -141,7 +146,13 @@ def _near(key: str, known: Sequence[str]) -> str:
 def _slice(target: Target, known: Sequence[str], first: str, last: str) -> list[str]:
     start, end = known.index(first), known.index(last)
     if start > end:
-        raise RequestError(f"'{first}' comes after '{last}' in the partitions of {target.name}. Swap them.")
+        span = f"{target.name} {shlex.quote(last)} {shlex.quote(first)}"
+        if not target.typed.startswith("backfill"):
+            span = f"{target.name} --from {shlex.quote(last)} --to {shlex.quote(first)}"
+        raise Mistake(
+            f"'{first}' comes after '{last}' in the partitions of {target.name}.",
+            attempt=f"feature-assets {target.typed.split()[0]} {span}",
+        )
     return list(known[start : end + 1])
 
 

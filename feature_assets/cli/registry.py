@@ -7,12 +7,12 @@ import typer
 
 from feature_assets.cli.app import command, group
 from feature_assets.cli.failures import Mistake
-from feature_assets.cli.output import AsJson, Column, Yes, confirmed, done, facts, print_json, show, table
+from feature_assets.cli.output import AsJson, Column, Yes, confirmed, done, facts, note, print_json, show, table
 from feature_assets.cli.project import Project
 from feature_assets.cli.publishing import print_changes, who
 
 if TYPE_CHECKING:
-    from feature_assets.registry import Registry
+    from feature_assets.registry import Registry, RegistryStore
     from feature_assets.spec import OnDemandViewSpec, ServiceSpec, ViewSpec
 
 registry = group("registry", "What is published, its history, and the way back.", section="Declare and publish")
@@ -37,10 +37,10 @@ def list_(
     columns: Sequence[Column] = (
         Column("kind"),
         Column("name", style="name"),
-        Column("version", style="number"),
+        Column("version", style="number", spare=True),
         Column("keys"),
-        Column("features", style="number"),
-        Column("location"),
+        Column("features", style="number", spare=True),
+        Column("location", spare=True),
         Column("description"),
     )
     if kind is not None:
@@ -126,7 +126,8 @@ def show_(
     if name is None:
         _show_snapshot(project, snapshot, as_json=as_json)
         return
-    registry = project.registry_store.snapshot(_full(project, snapshot)) if snapshot else project.registry
+    store = project.registry_store
+    registry = store.snapshot(store.found(snapshot)) if snapshot else project.registry
     kind, found = _named(registry, name)
     if as_json:
         print_json({"kind": kind, **to_builtins(found)})
@@ -141,16 +142,17 @@ def show_(
 def _show_snapshot(project: Project, snapshot: str | None, *, as_json: bool) -> None:
     from feature_assets.spec import to_builtins
 
-    entries = {entry.digest: entry for entry in project.registry_store.history(limit=10_000)}
-    digest = _full(project, snapshot) if snapshot else project.registry_store.read().digest
-    registry, entry = project.registry_store.snapshot(digest), entries.get(digest)
+    store = project.registry_store
+    entries = {entry.digest: entry for entry in store.history(limit=10_000)}
+    digest = store.found(snapshot) if snapshot else store.read().digest
+    registry, entry = store.snapshot(digest), entries.get(digest)
     if as_json:
         print_json(to_builtins(registry))
         return
     facts(
         {
             "digest": digest,
-            "at": project.registry_store.place,
+            "at": store.place,
             "number": str(entry.sequence) if entry else None,
             "published": entry.published_at if entry else None,
             "by": entry.by if entry else None,
@@ -164,17 +166,6 @@ def _show_snapshot(project: Project, snapshot: str | None, *, as_json: bool) -> 
             "features": sum(1 for _ in registry.features()),
         }
     )
-
-
-def _full(project: Project, digest: str) -> str:
-    """The whole digest of a snapshot of the history, which may be given by how it begins."""
-    found = {one.digest for one in project.registry_store.history(limit=10_000) if one.digest.startswith(digest)}
-    if len(found) != 1:
-        raise Mistake(
-            f"{len(found) or 'No'} snapshots of the history begin with '{digest}'.",
-            attempt="feature-assets registry history",
-        )
-    return found.pop()
 
 
 def _named(registry: "Registry", name: str) -> tuple[str, Any]:
@@ -371,22 +362,29 @@ def rollback(
 
     Only what is published moves: rows stay as they are in both stores. Servers follow within seconds.
     """
-    from feature_assets.registry import plan
-
-    project = Project.of(ctx)
-    store = project.registry_store
-    target: str | int = int(to) if to.isdigit() and len(to) < 8 else to
-    entries = store.history(limit=10_000)
-    digest = entries[target].digest if isinstance(target, int) and 0 < target < len(entries) else None
-    digest = digest or (_full(project, target) if isinstance(target, str) else None)
-    if digest is not None and entries and not as_json:
-        changes = plan(store.snapshot(entries[0].digest), store.snapshot(digest))
-        if changes:
-            print_changes(changes)
-    if not confirmed(f"Put {digest[:12] if digest else to} in force?", yes=yes):
+    store = Project.of(ctx).registry_store
+    digest = store.found(int(to) if to.isdigit() and len(to) < 8 else to)
+    entries = store.history(limit=1)
+    if entries and not as_json:
+        _print_way_back(store, entries[0].digest, digest)
+    if not confirmed(f"Put {digest[:12]} in force?", yes=yes):
         raise Mistake("Nothing was changed.", attempt=f"feature-assets registry rollback {to} --yes")
-    published = store.rollback(target, by=who(), message=message)
+    published = store.rollback(digest, by=who(), message=message)
     if as_json:
         print_json({"digest": published.digest, "sequence": published.sequence, "changed": published.changed})
     else:
         done(f"{published.digest[:12]} is in force again, as number {published.sequence}.")
+
+
+def _print_way_back(store: "RegistryStore", in_force: str, wanted: str) -> None:
+    from feature_assets.errors import RegistryUnreadable
+    from feature_assets.registry import plan
+
+    target = store.snapshot(wanted)
+    try:
+        changes = plan(store.snapshot(in_force), target)
+    except RegistryUnreadable:
+        note("What is in force cannot be read, so there is nothing to compare with.")
+        return
+    if changes:
+        print_changes(changes)

@@ -11,7 +11,8 @@ from feature_assets.cli.app import command, group
 from feature_assets.cli.failures import Mistake
 from feature_assets.cli.output import AsJson, Column, done, note, print_json, table, working
 from feature_assets.cli.project import Project
-from feature_assets.cli.typed import Pairs, RowsFile, columns_typed, missing
+from feature_assets.cli.typed import Pairs, RowsFile, columns_typed, missing, moment
+from feature_assets.errors import FeatureAssetsError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -49,6 +50,30 @@ TimeColumn = Annotated[
     str | None,
     typer.Option(
         "--time", metavar="COLUMN", help="The spine's column of times, if not event_timestamp.", show_default=False
+    ),
+]
+
+_WRITERS = {".csv": "write_csv", ".jsonl": "write_ndjson", ".ndjson": "write_ndjson", ".arrow": "write_ipc"}
+
+
+def _writable(output: Path | None) -> Path | None:
+    """The file, if its name says a format and its folder is there: known before anything is read."""
+    if output is not None and output.suffix not in (".parquet", *_WRITERS):
+        raise Mistake(f"{output} is none of .parquet, {', '.join(_WRITERS)}.")
+    if output is not None and not output.parent.is_dir():
+        raise Mistake(f"There is no folder {output.parent} to write {output.name} to.")
+    return output
+
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        callback=_writable,
+        metavar="FILE",
+        help="Write the rows to .parquet, .csv, .jsonl or .arrow.",
+        show_default=False,
     ),
 ]
 
@@ -100,10 +125,11 @@ def _lacking(
     features: Sequence[str], given: Mapping[str, Sequence[Any]], lacking: Sequence[str], types: Mapping[str, Any]
 ) -> Mistake:
     words = [f"{name} ({types[name]})" for name in lacking]
+    need = f"{' and '.join(words)} {'is' if len(words) == 1 else 'are'} needed"
     typed = [f"{name}={values[0]}" for name, values in given.items()] + [f"{name}=…" for name in lacking]
     options = " ".join(f"--entity {shlex.quote(one) if '…' not in one else one}" for one in typed)
     return Mistake(
-        f"To look up {', '.join(features)} {' and '.join(words)} {'is' if len(words) == 1 else 'are'} needed.",
+        f"To look up {', '.join(features)}, {need}.",
         attempt=f"feature-assets get online {shlex.join(features)} {options}",
     )
 
@@ -175,16 +201,7 @@ def historical(
     since: Since = None,
     until: Until = None,
     time: TimeColumn = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Write the rows to .parquet, .csv, .jsonl or .arrow.",
-            show_default=False,
-        ),
-    ] = None,
+    output: Output = None,
     full_names: FullNames = False,
     as_json: AsJson = False,
 ) -> None:
@@ -192,11 +209,8 @@ def historical(
 
     The answer has exactly the spine's rows, in the spine's order. Without --output the first rows are shown.
     """
-    with working("Joining …"):
-        found = training_set(
-            Project.of(ctx), features, spine, since=since, until=until, time=time, full_names=full_names
-        )
-        deliver(found, output, as_json=as_json)
+    found = training_set(Project.of(ctx), features, spine, since=since, until=until, time=time, full_names=full_names)
+    deliver(found, output, as_json=as_json)
 
 
 def training_set(
@@ -215,50 +229,55 @@ def training_set(
             "It was not said for which rows: give a --spine, or a span of time with --since.",
             attempt=f"feature-assets get historical {shlex.join(features)} --spine spine.parquet",
         )
+    first, last = moment("--since", since), moment("--until", until)
     asked: str | list[str] = features[0] if len(features) == 1 else list(features)
-    return project.store.get_historical_features(
-        spine, asked, full_feature_names=full_names, since=since, until=until, timestamp_column=time
-    )
+    with working("Planning …"):
+        return project.store.get_historical_features(
+            spine, asked, full_feature_names=full_names, since=first, until=last, timestamp_column=time
+        )
 
 
 def deliver(found: "TrainingSet", output: Path | None, *, as_json: bool) -> None:
     """Write the rows of a training set to a file, or show the first ones."""
     if output is None:
-        frame = found.collect()
+        with working("Joining …"):
+            frame = found.collect()
         if as_json:
             print_json(frame.rows(named=True))
         else:
             print_frame(frame)
         return
-    rows = written(found, output)
+    with working("Joining …"):
+        rows = _written(found, output)
     if as_json:
         print_json({"output": str(output), "rows": rows})
     else:
         done(f"Wrote {rows:,} rows to {output}")
 
 
-def written(found: "TrainingSet", output: Path) -> int:
+def _written(found: "TrainingSet", output: Path) -> int:
     """Write the rows in the format that the name of the file says; how many there are."""
-    if output.suffix == ".parquet":
-        found.write_parquet(str(output))
-        import polars as pl
+    import polars as pl
 
-        return int(pl.scan_parquet(output).select(pl.len()).collect().item())
-    frame = found.collect()
-    formats: dict[str, Callable[[Path], object]] = {
-        ".csv": frame.write_csv,
-        ".jsonl": frame.write_ndjson,
-        ".ndjson": frame.write_ndjson,
-        ".arrow": frame.write_ipc,
-    }
-    if output.suffix not in formats:
-        raise Mistake(f"{output} is none of .parquet, {', '.join(formats)}.")
-    formats[output.suffix](output)
+    try:
+        if output.suffix == ".parquet":
+            found.write_parquet(str(output))
+            return int(pl.scan_parquet(output).select(pl.len()).collect().item())
+        frame = found.collect()
+        write: Callable[[Path], object] = getattr(frame, _WRITERS[output.suffix])
+        write(output)
+    except (pl.exceptions.ComputeError, OSError) as error:
+        if isinstance(error, FeatureAssetsError):
+            raise
+        raise Mistake(f"{output} cannot be written: {error}") from error
     return frame.height
 
 
 def print_frame(frame: "pl.DataFrame", *, rows: int = 20) -> None:
     """The first rows of a frame as a table; many columns are shown one per line for a single row."""
+    if not frame.height:
+        note("There are no rows.", style="")
+        return
     shown = frame.head(rows)
     table(
         [

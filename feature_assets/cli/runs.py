@@ -17,13 +17,15 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from feature_assets.cli.output import warn
 from feature_assets.cli.partitions import Target
 from feature_assets.config import Settings
-from feature_assets.errors import ConfigurationError
+from feature_assets.errors import ConfigurationError, FeatureAssetsError
 
 # What a function prints goes to the terminal at once. Dagster's capture would start two programs for each run, which
 # print tracebacks of their own when Ctrl-C reaches them.
 _NO_CAPTURE = {
     "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 }
+
+_OURS = f"{FeatureAssetsError.__module__}."
 
 HOME = ".dagster"
 """The folder in a project where Dagster keeps its history, unless DAGSTER_HOME names another."""
@@ -186,9 +188,12 @@ def _failure(result: Any, root: Path) -> str:
 
 
 def _explained(error: Any, root: Path) -> str:
-    while error.cause is not None:
+    while error.cause is not None and not error.message.startswith(_OURS):
         error = error.cause
     words = " ".join(error.message.split()).removeprefix("dagster._core.errors.")
+    if words.startswith(_OURS):
+        # Our own messages say all; of others the kind and the place matter.
+        return words.partition(": ")[2]
     own = [frame for frame in error.stack if f'"{root}' in frame and "site-packages" not in frame]
     if not own:
         return words

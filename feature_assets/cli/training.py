@@ -1,6 +1,5 @@
 """`training`: training sets that are kept by name, and made again bit for bit."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,7 +8,17 @@ from feature_assets.cli.app import command, group
 from feature_assets.cli.failures import Mistake
 from feature_assets.cli.output import AsJson, Column, Yes, confirmed, done, facts, print_json, show, table, working
 from feature_assets.cli.project import Project
-from feature_assets.cli.retrieval import Features, FullNames, Since, Spine, TimeColumn, Until, deliver, training_set
+from feature_assets.cli.retrieval import (
+    Features,
+    FullNames,
+    Output,
+    Since,
+    Spine,
+    TimeColumn,
+    Until,
+    deliver,
+    training_set,
+)
 
 if TYPE_CHECKING:
     from feature_assets.spec import ViewProjection
@@ -18,12 +27,6 @@ if TYPE_CHECKING:
 training = group("training", "Training sets: kept by name with a manifest, made again bit for bit.", section="Ask")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The training set.", show_default=False)]
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Write the rows to .parquet, .csv, .jsonl or .arrow.", show_default=False
-    ),
-]
 
 
 @command(training, "save", examples=["training save value_2025 customer_value --spine spine.parquet"])
@@ -40,8 +43,8 @@ def save(
 ) -> None:
     """Join features to a spine and keep the rows under a new name, with all that it takes to make them again."""
     project = Project.of(ctx)
+    found = training_set(project, features, spine, since=since, until=until, time=time, full_names=full_names)
     with working("Joining …"):
-        found = training_set(project, features, spine, since=since, until=until, time=time, full_names=full_names)
         manifest = found.save(name)
     if as_json:
         print_json(_builtins(manifest))

@@ -12,6 +12,8 @@ from feature_assets.cli.failures import Mistake
 from feature_assets.errors import RequestError, WrongType
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from feature_assets.types import FeatureType
 
 
@@ -70,6 +72,21 @@ def columns_typed(
                 "Give each name once, or once for every row."
             )
     return {name: values if len(values) == length else values * length for name, values in columns.items()}
+
+
+def moment(option: str, text: str | None) -> "datetime | None":
+    """The time that was typed for an option; a naive one is UTC.
+
+    Raises:
+        WrongType: it is none.
+    """
+    from feature_assets.types import Timestamp
+
+    try:
+        found: datetime | None = Timestamp.parse(text)
+    except WrongType as error:
+        raise WrongType(f"{option}: {str(error).removeprefix('str ')}.") from None
+    return found
 
 
 def missing(given: Mapping[str, Any], types: "Mapping[str, FeatureType]") -> list[str]:

@@ -30,6 +30,11 @@ def every_row(
     first, last = _moment("since", since), _moment("until", until)
     if first is None and last is None:
         raise RequestError("There is no spine. Give one, or the range of time to take every row of: since= and until=.")
+    if first is not None and last is not None and first > last:
+        raise RequestError(
+            f"The range of time is empty: it begins with {first:%Y-%m-%d %H:%M:%S}Z and ends before "
+            f"{last:%Y-%m-%d %H:%M:%S}Z. Swap them."
+        )
     if not plan.reads:
         raise RequestError(
             "Without a spine there must be a view whose rows are taken; give the request data as a spine."

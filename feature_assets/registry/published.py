@@ -43,7 +43,7 @@ _LATEST = "latest.json"
 _HISTORY = "history"
 _ATTEMPTS = 60
 _LONGEST_WAIT = 0.5
-_MEND = "Move the registry to a snapshot that is whole: feature-assets registry rollback"
+_MEND = "Move the registry to a snapshot that is whole. Run: feature-assets registry rollback"
 
 
 Action: TypeAlias = Literal["publish", "rollback"]
@@ -353,10 +353,14 @@ class RegistryStore:
         """The digest of the snapshot that a person means; see `rollback`.
 
         Raises:
+            NotPublished: there is no history yet.
             RequestError: the history has no such entry.
         """
         if isinstance(to, int):
-            filed = self._filed(self._pointer().entry, to) if to > 0 else []
+            pointer = self._pointer()
+            filed = self._filed(pointer.entry, to) if to > 0 else []
+            if pointer.etag is None and not filed:
+                raise NotPublished.at(self.place)
             if len(filed) < to or not filed:
                 raise RequestError(
                     f"The history of {self.place} does not go back {to}. See: feature-assets registry history"

@@ -126,6 +126,9 @@ class Registry(Spec, frozen=True, kw_only=True, omit_defaults=False, dict=True):
         """
         found = self.services.get(name)
         if found is None:
+            view = self.views.get(name) or self.on_demand.get(name)
+            if view is not None:
+                raise UnknownService.but_view(name, [field.name for field in view.features])
             raise UnknownService.among(name, list(self.services))
         return found
 

@@ -265,7 +265,7 @@ def test_features_are_found_and_shown(run: Run, looking: Path) -> None:
         every[1],
         every[3],
     ]
-    assert run("features", "list", "--entity", "nobody", "--json").rows == []
+    assert run("features", "list", "--search", "nothing", "--json").rows == []
     shown = run("features", "show", "customer_orders:spent_7d", "--json").rows
     assert shown["services"] == ["customer_value"]
     assert shown["join_keys"] == {"customer_id": "String"}

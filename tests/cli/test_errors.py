@@ -59,7 +59,7 @@ def test_an_error_on_a_pipe_is_one_line(run: Run, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     lines = run("verify", code=1).err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["Error", "Try"]
-    assert lines[1] == "Try:   feature-assets apply"
+    assert lines[1] == "Try:   feature-assets init"
 
 
 def test_debug_shows_the_traceback(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
