@@ -18,8 +18,8 @@ from feature_assets.checks import CheckResult, RowCheck, run_checks
 from feature_assets.conform import Conformed, PartitionSlice, conformed
 from feature_assets.errors import ChecksFailed
 from feature_assets.offline import Commit, OfflineStore
-from feature_assets.online.protocol import AppliedPublication, OnlineStore
-from feature_assets.settlement import key_frame, latest_tokens, order, settle, stored_state, taken_back, unreflected
+from feature_assets.online.protocol import OnlineStore
+from feature_assets.settlement import key_frame, latest_tokens, order, reflect, taken_back
 from feature_assets.shapes import shapes
 from feature_assets.spec import PARTITION, PUBLICATION, ViewSpec
 from feature_assets.types import FeatureType, ListType, MapType, StructType, VectorType
@@ -231,29 +231,9 @@ def _to_online(
     online: OnlineStore,
 ) -> Publication:
     online.prepare(view)
-    lost, unfinished = key_frame(view, latest.clear()), False
+    lost = key_frame(view, latest.clear())
     if commit.base is not None:
         former = offline.scan(view, at=commit.base, features=[], partitions=publication.partitions)
         lost = taken_back(view, latest_tokens(view, former), latest)
-        before = stored_state(view, offline, at=commit.base)
-        replaced = {
-            name: number for name, number in before.publications.items() if name in publication.rows_by_partition
-        }
-        # Whoever published these partitions last may have died before it was done; then no one knows what is online.
-        unfinished = bool(unreflected(replaced, online.ledger(view).entries))
-    applied = AppliedPublication(
-        publication=commit.publication,
-        delta_version=commit.version,
-        partitions=publication.rows_by_partition,
-        settled=lost.is_empty() and not unfinished,
-    )
-    count = online.write(view, latest, applied)
-    corrected = 0
-    if count.superseded:
-        # A later publication of one of these partitions was here first: only Delta can say which of our rows stand.
-        corrected += settle(view, key_frame(view, latest), offline, online)
-    if not applied.settled:
-        corrected += settle(view, None if unfinished else lost, offline, online)
-    if count.superseded or not applied.settled:
-        online.settle(view, commit.publication, publication.partitions)
-    return replace(publication, keys=latest.height, written=count.written, kept=count.kept, retracted=corrected)
+    done = reflect(view, commit, latest, lost, offline, online)
+    return replace(publication, keys=latest.height, written=done.written, kept=done.kept, retracted=done.retracted)

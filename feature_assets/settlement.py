@@ -1,32 +1,39 @@
-"""Making online equal to what offline says is latest: settle some keys, reconcile a view, verify it, erase keys.
+"""Making online equal to what offline says is latest: reflect a commit, settle keys, reconcile, verify, erase.
 
-A guarded write is enough while rows only get later. It is not when a re-materialisation takes rows back or lowers
-them, when a process died between the stores, or when keys are erased. Then keys are *settled*: read what is stored,
-load Delta, find what is latest there, and set each key that differs by compare-and-set.
+A guarded write is enough while rows only get later. It is not when a commit takes rows back or lowers them, when a
+process died between the stores, or when a later publication was online first. Then keys are *settled*: read what is
+stored, load Delta, find what is latest there, and set each key that differs by compare-and-set.
 
 Why that is right beside other writers: every writer commits to Delta before it writes online. So a token that was read
 from the store *before* a Delta version was loaded belongs to a commit that this version contains; if it is not the
 latest there, it was taken back. A row stored later fails the comparison and is looked at again; a commit made later is
 seen by the second look at the Delta version.
+
+Why a death anywhere shows: every commit that changes rows gives its partitions a new publication, and the ledger has a
+publication as settled only when nothing that it took back is online. Whoever commits on top of one that the ledger does
+not have so settles every key; so does `reconcile`. Rows that settling itself puts online may be taken back meanwhile:
+a note goes into the ledger with them, and out again after the second look.
 """
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import polars as pl
 
 from feature_assets.errors import PublicationConflict, TableMissing
-from feature_assets.offline import OfflineState, OfflineStore, next_publication
+from feature_assets.offline import Commit, OfflineState, OfflineStore
 from feature_assets.online.protocol import AppliedPublication, ForgetsExpired, LedgerEntry, OnlineStore
 from feature_assets.spec import PUBLICATION, ViewSpec
 from feature_assets.types import Timestamp
 
 log = logging.getLogger(__name__)
 
-ERASURE = "__erasure"
-"""The ledger's entry for an erasure; no partition has such a name."""
+SETTLING = "__settling/"
+"""How the ledger's notes of a settlement under way begin; no partition has such a name."""
 
 _ATTEMPTS = 100
 _OTHER = "__other"
@@ -65,6 +72,15 @@ class Reconciliation:
     changed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Reflected:
+    """What bringing a commit online did: rows written, rows kept out by later ones, keys settled that differed."""
+
+    written: int
+    kept: int
+    retracted: int
+
+
 def order(view: ViewSpec) -> list[pl.Expr]:
     """What conformed rows are ordered by, earliest first; no created time comes before any."""
     event = pl.col(view.event_timestamp)
@@ -98,8 +114,70 @@ def taken_back(view: ViewSpec, before: pl.DataFrame, latest: pl.DataFrame) -> pl
     return key_frame(view, both.filter(gone | _later(view, publication=False)))
 
 
-def settle(view: ViewSpec, keys: pl.DataFrame | None, offline: OfflineStore, online: OnlineStore) -> int:
+def reflect(
+    view: ViewSpec,
+    commit: Commit,
+    latest: pl.DataFrame,
+    lost: pl.DataFrame,
+    offline: OfflineStore,
+    online: OnlineStore,
+) -> Reflected:
+    """Bring a commit online.
+
+    Args:
+        commit: what was committed; the online table has been prepared.
+        latest: the rows that it brought, of each key the latest, with their publication.
+        lost: the keys (a `key_frame`) whose latest row it took back or lowered.
+
+    Raises:
+        PublicationConflict: others changed the same keys at every attempt. `reconcile` goes on from there.
+    """
+    # Whoever published these partitions last may have died before it was done; then no one knows what is online.
+    everything = commit.base is not None and _is_unfinished(view, commit, commit.base, offline, online)
+    settled = lost.is_empty() and not everything
+    count = online.write(view, latest, _applied(commit, commit.partitions, settled=settled))
+    partitions = list(commit.partitions)
+    if count.superseded:
+        # A later publication of one of these partitions was here first. It settles that one, the others are still ours.
+        lost = pl.concat([lost, key_frame(view, latest)]).unique()
+        partitions = _not_superseded(view, commit, online)
+    retracted = 0
+    if count.superseded or not settled:
+        retracted = settle(view, None if everything else lost, offline, online)
+        online.settle(view, commit.publication, partitions)
+    return Reflected(count.written, count.kept, retracted)
+
+
+def _is_unfinished(view: ViewSpec, commit: Commit, base: int, offline: OfflineStore, online: OnlineStore) -> bool:
+    before = stored_state(view, offline, at=base).publications
+    replaced = {name: number for name, number in before.items() if name in commit.partitions}
+    return bool(unreflected(replaced, online.ledger(view).entries))
+
+
+def _not_superseded(view: ViewSpec, commit: Commit, online: OnlineStore) -> list[str]:
+    """Enter those partitions of a commit into the ledger, not settled, that no later publication has there."""
+    return [
+        name
+        for name, rows in commit.partitions.items()
+        if not online.write(view, _no_rows(view), _applied(commit, {name: rows}, settled=False)).superseded
+    ]
+
+
+def _applied(commit: Commit, partitions: Mapping[str, int], *, settled: bool) -> AppliedPublication:
+    return AppliedPublication(commit.publication, commit.version, partitions, settled)
+
+
+def settle(
+    view: ViewSpec,
+    keys: pl.DataFrame | None,
+    offline: OfflineStore,
+    online: OnlineStore,
+    *,
+    values: bool = False,
+) -> int:
     """Make the online rows of these keys (a `key_frame`; None: of all) what Delta says is latest.
+
+    With `values` every stored row is compared as a whole, with keys None only; else times and publications are.
 
     Returns how many rows were changed.
 
@@ -107,21 +185,25 @@ def settle(view: ViewSpec, keys: pl.DataFrame | None, offline: OfflineStore, onl
         PublicationConflict: other publishers changed the same keys at every attempt.
     """
     keys = keys if view.join_keys else None
-    changed = 0
+    note = f"{SETTLING}{uuid4().hex}"
+    changed, noted = 0, False
     for _ in range(_ATTEMPTS):
-        stored = online.stored(view, keys)
+        stored = _stored_rows(view, online) if values else online.stored(view, keys)
         version = offline.version(view)
         rows = (
             offline.latest(view, at=version, keys=keys).select(*view.columns, PUBLICATION).collect(engine="streaming")
         )
         ahead, behind = _apart(view, stored, rows)
         if not ahead.is_empty():
-            changed += online.write(view, ahead, None).written
+            changed += online.write(view, ahead, AppliedPublication(0, version, {note: 0}, settled=False)).written
+            noted = True
         missed = 0
         if not behind.is_empty():
             missed = online.retract(view, behind, _matching(view, rows, behind))
             changed += behind.height - missed
         if not missed and offline.version(view) == version:
+            if noted:
+                online.forget(view, [note])
             return changed
     raise PublicationConflict(
         f"{view.name}: online rows kept changing while they were corrected. "
@@ -130,11 +212,20 @@ def settle(view: ViewSpec, keys: pl.DataFrame | None, offline: OfflineStore, onl
 
 
 def _apart(view: ViewSpec, stored: pl.DataFrame, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows that are later than what is stored, and stored tokens that are later than the rows or have none."""
-    differs = pl.col(view.event_timestamp + _OTHER).is_null() | _later(view, publication=True)
-    ahead = _beside(view, rows, stored).filter(differs).select(rows.columns)
-    behind = _beside(view, stored, rows).filter(differs).select(stored.columns)
+    """Rows that are later than what is stored or of other values, and stored tokens that are later or have no row."""
+    tokens = stored.select(*view.join_keys, *_times(view), PUBLICATION)
+    later = pl.col(view.event_timestamp + _OTHER).is_null() | _later(view, publication=True)
+    ahead = _beside(view, rows, stored).filter(later | _other_values(view, stored)).select(rows.columns)
+    behind = _beside(view, tokens, rows).filter(later).select(tokens.columns)
     return ahead, behind
+
+
+def _other_values(view: ViewSpec, stored: pl.DataFrame) -> pl.Expr:
+    """Whether a row has the times and publication of the one beside it, and other values."""
+    same = [pl.col(name).eq_missing(pl.col(name + _OTHER)) for name in (*_times(view), PUBLICATION)]
+    values = [one.name for one in view.features if one.name in stored.columns]
+    other = [pl.col(name).ne_missing(pl.col(name + _OTHER)) for name in values]
+    return pl.all_horizontal(*same) & pl.any_horizontal(pl.lit(False), *other)
 
 
 def _matching(view: ViewSpec, rows: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
@@ -142,9 +233,9 @@ def _matching(view: ViewSpec, rows: pl.DataFrame, keys: pl.DataFrame) -> pl.Data
 
 
 def _beside(view: ViewSpec, left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
-    """Left rows with the times of the right row of the same key, null where there is none."""
-    times = [name for name in (*_times(view), PUBLICATION) if name in right.columns]
-    narrow = _keyed(view, right).select(*_keys(view), *(pl.col(name).alias(name + _OTHER) for name in times))
+    """Left rows with what the right row of the same key has beside its key, null where there is none."""
+    beside = [name for name in right.columns if name not in _keys(view)]
+    narrow = _keyed(view, right).select(*_keys(view), *(pl.col(name).alias(name + _OTHER) for name in beside))
     return _keyed(view, left).join(narrow, on=_keys(view), how="left")
 
 
@@ -202,6 +293,8 @@ def unreflected(published: Mapping[str, int], entries: Mapping[str, LedgerEntry]
 def reconcile(view: ViewSpec, offline: OfflineStore, online: OnlineStore, *, force: bool = False) -> Reconciliation:
     """Finish what a crash left between the stores. Does nothing where the ledger is complete, unless `force`.
 
+    With `force` values are compared too, so that a row that was changed by hand is mended.
+
     Raises:
         TableMissing: the view was never materialised.
         PublicationConflict: publishers were busier than this could follow.
@@ -213,17 +306,15 @@ def reconcile(view: ViewSpec, offline: OfflineStore, online: OnlineStore, *, for
     begun = datetime.now(UTC)
     # Read before settling: what is published afterwards has its own writer, or is pending again.
     state, entries = stored_state(view, offline), online.ledger(view).entries
-    changed = settle(view, None, offline, online)
-    for name in behind:
-        published = name in state.publications
-        applied = AppliedPublication(
-            publication=state.publications[name] if published else entries[name].publication,
-            delta_version=state.version,
-            partitions={name: state.rows_by_partition[name] if published else 0},
-            settled=False,
-        )
-        online.write(view, _no_rows(view), applied)
-        online.settle(view, applied.publication, [name], whole_since=begun)
+    changed = settle(view, None, offline, online, values=force)
+    for name, number in state.publications.items():
+        if name in behind:
+            applied = AppliedPublication(number, state.version, {name: state.rows_by_partition[name]})
+            if online.write(view, _no_rows(view), applied).superseded:
+                online.settle(view, number, [])
+    # Notes of settlements that never ended, and partitions that the table does not have any more.
+    online.forget(view, [name for name in behind if name in entries and name not in state.publications])
+    online.settle(view, 0, [], whole_since=begun)
     log.info("reconciled view=%s version=%d pending=%d changed=%d", view.name, view.version, len(behind), changed)
     return Reconciliation(view.name, view.version, behind, changed)
 
@@ -235,6 +326,13 @@ def _no_rows(view: ViewSpec) -> pl.DataFrame:
         **{one.name: one.type for one in view.features},
     }
     return pl.DataFrame(schema={**{name: columns[name].polars for name in view.columns}, PUBLICATION: pl.Int64()})
+
+
+def _stored_rows(view: ViewSpec, online: OnlineStore) -> pl.DataFrame:
+    """Every online row; none where a publisher died before it made the table."""
+    with suppress(TableMissing):
+        return pl.concat([_no_rows(view), *online.scan(view)])
+    return _no_rows(view)
 
 
 def verify(view: ViewSpec, offline: OfflineStore, online: OnlineStore) -> Differences:
@@ -258,7 +356,7 @@ def verify(view: ViewSpec, offline: OfflineStore, online: OnlineStore) -> Differ
 def _compare(view: ViewSpec, offline: OfflineStore, online: OnlineStore) -> Differences:
     version = offline.version(view)
     columns = [*view.columns, PUBLICATION]
-    stored = _keyed(view, pl.concat([_no_rows(view), *online.scan(view)]))
+    stored = _keyed(view, _stored_rows(view, online))
     latest = _keyed(view, offline.latest(view, at=version).select(columns).collect(engine="streaming"))
     keys = _keys(view)
     values = [name for name in columns if name not in keys]
@@ -300,22 +398,18 @@ def erase(view: ViewSpec, keys: pl.DataFrame, offline: OfflineStore, online: Onl
     `reconcile`, or by erasing again.
 
     Args:
-        keys: the join keys, each once, of the exact dtypes.
+        keys: the join keys, of the exact dtypes.
 
     Raises:
+        RequestError: the frame lacks a join key, or has one of another dtype; nothing was erased.
         TableMissing: the view was never materialised.
     """
-    number = next_publication(0)
-    if online is not None and view.online:
-        online.prepare(view)
-        former = online.ledger(view).entries.get(ERASURE)
-        number = next_publication(former.publication if former else 0)
-        intent = AppliedPublication(
-            publication=number, delta_version=offline.version(view), partitions={ERASURE: 0}, settled=False
-        )
-        online.write(view, _no_rows(view), intent)
     commit = offline.erase(view, keys, metadata={"operation": "erase"})
     if online is not None and view.online:
-        settle(view, keys, offline, online)
-        online.settle(view, number, [ERASURE])
+        online.prepare(view)
+        keys = keys.select(list(view.join_keys)).unique()
+        if commit is not None:
+            reflect(view, commit, _no_rows(view), keys, offline, online)
+        else:
+            settle(view, keys, offline, online)
     return commit.rows if commit else 0

@@ -1,14 +1,13 @@
 """What changes a view's history: partitions replaced, keys erased, small files made one."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import polars as pl
 from deltalake import DeltaTable
 
 from feature_assets.errors import ContractBroken, MissingJoinKey, RequestError
 from feature_assets.offline.commits import Swap, next_publication
-from feature_assets.offline.files import DataFile, files_of, hollow, written
+from feature_assets.offline.files import DataFile, files_of, hollow, numbered, written
 from feature_assets.offline.place import Place
 from feature_assets.offline.table import types_of
 from feature_assets.spec import PARTITION, PUBLICATION, ViewSpec
@@ -45,7 +44,7 @@ def replacing(place: Place, view: ViewSpec, rows: pl.LazyFrame, partitions: Sequ
 
     def prepare(table: DeltaTable, former: Swap | None) -> Swap | None:
         files = files_of(table)
-        present = files.filter(pl.col("partition").is_in(partitions))
+        present = _within(files, partitions)
         if former is not None:
             if present["path"].sort().equals(former.removed["path"].sort()):
                 return former  # only other partitions changed in between
@@ -61,7 +60,11 @@ def replacing(place: Place, view: ViewSpec, rows: pl.LazyFrame, partitions: Sequ
 
 
 def erasing(place: Place, view: ViewSpec, keys: pl.DataFrame) -> Prepare:
-    """Leave out every row of these keys, in whatever partition."""
+    """Leave out every row of these keys, in whatever partition.
+
+    The rows that stay keep their publications, by which they are ordered; the partitions get a new one. So whoever
+    published them and has not been online yet is late there, as behind any other publication, and a crash shows.
+    """
     names = list(view.join_keys)
 
     def prepare(table: DeltaTable, former: Swap | None) -> Swap | None:
@@ -71,8 +74,12 @@ def erasing(place: Place, view: ViewSpec, keys: pl.DataFrame) -> Prepare:
         found = rows.join(keys.lazy(), on=names, how="semi").group_by(PARTITION).len().collect(engine="streaming")
         if found.is_empty():
             return None
-        kept = rows.filter(pl.col(PARTITION).is_in(found[PARTITION].to_list())).join(keys.lazy(), on=names, how="anti")
-        return _rewritten(place, view, table, found[PARTITION].to_list(), kept, "erase", int(found["len"].sum()))
+        partitions, files = found[PARTITION].to_list(), files_of(table)
+        number = next_publication(_greatest(files))
+        kept = rows.filter(pl.col(PARTITION).is_in(partitions)).join(keys.lazy(), on=names, how="anti")
+        publications = dict.fromkeys(partitions, number)
+        added = _with_hollow(place, view, written(place, view, kept, partitions), publications)
+        return Swap("erase", publications, number, added, _within(files, partitions), int(found["len"].sum()))
 
     return prepare
 
@@ -83,12 +90,15 @@ def compacting(place: Place, view: ViewSpec) -> Prepare:
     def prepare(table: DeltaTable, former: Swap | None) -> Swap | None:
         if former is not None:
             former.discard(place)
-        several = files_of(table).group_by("partition").agg(pl.len(), pl.col("bytes").mean())
+        files = files_of(table)
+        several = files.group_by("partition").agg(pl.len(), pl.col("bytes").mean())
         partitions = several.filter(pl.col("len") > 1, pl.col("bytes") < _SMALL)["partition"].to_list()
         if not partitions:
             return None
-        rows = _all_rows(table).filter(pl.col(PARTITION).is_in(partitions))
-        return _rewritten(place, view, table, partitions, rows, "compact", 0)
+        rows, present = _all_rows(table).filter(pl.col(PARTITION).is_in(partitions)), _within(files, partitions)
+        publications = dict(present.group_by("partition").agg(pl.col("publication").max()).iter_rows())
+        added = _with_hollow(place, view, written(place, view, rows, partitions), publications)
+        return Swap("compact", publications, None, added, present, 0)
 
     return prepare
 
@@ -117,28 +127,17 @@ def _all_rows(table: DeltaTable) -> pl.LazyFrame:
     return pl.scan_delta(table, version=table.version())
 
 
-def _rewritten(
-    place: Place,
-    view: ViewSpec,
-    table: DeltaTable,
-    partitions: Sequence[str],
-    rows: pl.LazyFrame,
-    kind: Literal["erase", "compact"],
-    count: int,
-) -> Swap:
-    """The same partitions with other files; rows keep their publications."""
-    files = files_of(table).filter(pl.col("partition").is_in(partitions))
-    publications = dict(files.group_by("partition").agg(pl.col("publication").max()).iter_rows())
-    added = _with_hollow(place, view, written(place, view, rows, partitions), publications)
-    return Swap(kind, publications, None, added, files, count)
+def _within(files: pl.DataFrame, partitions: Sequence[str]) -> pl.DataFrame:
+    return files.filter(pl.col("partition").is_in(partitions))
 
 
 def _with_hollow(
     place: Place, view: ViewSpec, full: Sequence[DataFile], publications: Mapping[str, int]
 ) -> list[DataFile]:
-    """The files, and one without rows for every partition that has none."""
+    """The files, and one without rows for every partition that has none; each partition with its publication."""
     held = {file.partition for file in full}
-    return [*full, *hollow(place, view, {key: number for key, number in publications.items() if key not in held})]
+    added = hollow(place, view, {key: number for key, number in publications.items() if key not in held})
+    return [*(numbered(file, publications[file.partition]) for file in full), *added]
 
 
 def _greatest(files: pl.DataFrame) -> int:

@@ -38,7 +38,7 @@ _RANDOM_BITS = 10
 class Swap:
     """What one commit does: files in and files out of `partitions`, each with its publication afterwards.
 
-    `publication` is new, or None where rows keep theirs. `rows` is what the caller reports. `token` tells this commit
+    `publication` is new, or None where the partitions keep theirs. `rows` is what the caller reports. `token` tells this commit
     from all others.
     """
 

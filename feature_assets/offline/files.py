@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 from urllib.parse import quote, unquote
@@ -151,6 +151,18 @@ def hollow(place: Place, view: ViewSpec, publications: Mapping[str, int]) -> lis
             files.append(DataFile(path, key, sinked[0].paths[0].num_bytes, 0, _json(bounds)))
         place.sync_data(named)
     return files
+
+
+def numbered(file: DataFile, publication: int) -> DataFile:
+    """The file with a publication that is later than those of its rows as their bound.
+
+    So the log knows of what was done to the rows; readers skip files by bounds, and these still hold.
+    """
+    bounds = json.loads(file.bounds)
+    if bounds["maxValues"][PUBLICATION] >= publication:
+        return file
+    bounds["maxValues"][PUBLICATION] = publication
+    return replace(file, bounds=_json({**bounds, "tightBounds": False}))
 
 
 def discard(place: Place, paths: Iterable[str]) -> None:

@@ -35,14 +35,16 @@ class OfflineState:
 class Commit:
     """A change that is in the log as `version`.
 
-    `publication` is what its rows carry (of an erasure or compaction: the greatest of its partitions), `base` the
-    version whose content it took the place of, None where there was none. `rows` counts the rows put in, or erased.
+    `publication` is what its partitions have from then on (of a compaction: the greatest of theirs), `base` the
+    version whose content it took the place of, None where there was none. `rows` counts the rows put in, or erased,
+    `partitions` the rows that each partition that it touched has now.
     """
 
     version: int
     publication: int
     base: int | None
     rows: int
+    partitions: Mapping[str, int]
 
 
 class OfflineStore:
@@ -213,7 +215,11 @@ class OfflineStore:
 def _told(landed: Landed) -> Commit:
     swap = landed.swap
     publication = swap.publication or max(swap.partitions.values(), default=0)
-    return Commit(landed.version, publication, None if swap.removed.is_empty() else landed.base, swap.rows)
+    partitions = dict.fromkeys(swap.partitions, 0)
+    for file in swap.added:
+        partitions[file.partition] += file.rows
+    base = None if swap.removed.is_empty() else landed.base
+    return Commit(landed.version, publication, base, swap.rows, partitions)
 
 
 def _root(root: str) -> str:

@@ -54,6 +54,7 @@ class History(RuleBasedStateMachine):
         self.store = OfflineStore(str(self.root / f"{time.monotonic_ns()}"), durability="process")
         self.rows: dict[str, list[Row]] = {}
         self.publications: dict[str, int] = {}
+        self.carried: dict[str, int] = {}
         self.versions: dict[int, dict[str, list[Row]]] = {}
 
     @rule(rows=some_partitions, lazily=st.booleans())
@@ -65,7 +66,9 @@ class History(RuleBasedStateMachine):
         assert (commit.base in self.versions) if existed else commit.base is None
         assert commit.publication > max(self.publications.values(), default=0)
         self.rows |= rows
+        assert commit.partitions == {partition: len(of_partition) for partition, of_partition in rows.items()}
         self.publications |= dict.fromkeys(rows, commit.publication)
+        self.carried |= dict.fromkeys(rows, commit.publication)
         self._remember(commit.version)
 
     @rule(keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=2, unique=True))
@@ -73,10 +76,15 @@ class History(RuleBasedStateMachine):
         if not self.publications:
             return
         doomed = sum(row[0] in keys for rows in self.rows.values() for row in rows)
+        touched = [partition for partition, rows in self.rows.items() if any(row[0] in keys for row in rows)]
         commit = self.store.erase(WEATHER, pl.DataFrame({"origin": keys}), metadata={})
         assert (commit.rows if commit else 0) == doomed
         self.rows = {partition: [row for row in rows if row[0] not in keys] for partition, rows in self.rows.items()}
         if commit is not None:
+            # The partitions change and say so; the rows that stay are ordered as they were.
+            assert commit.publication > max(self.publications.values())
+            assert commit.partitions == {partition: len(self.rows[partition]) for partition in touched}
+            self.publications |= dict.fromkeys(touched, commit.publication)
             self._remember(commit.version)
 
     @rule()
@@ -106,7 +114,7 @@ class History(RuleBasedStateMachine):
         assert state.rows == sum(map(len, self.rows.values()))
         assert self.store.check(WEATHER) == []
         assert publications(self.store) == {
-            partition: {self.publications[partition]} for partition, rows in self.rows.items() if rows
+            partition: {self.carried[partition]} for partition, rows in self.rows.items() if rows
         }
 
 
@@ -296,3 +304,22 @@ def test_small_files_of_a_partition_become_one(store: OfflineStore) -> None:
     assert store.compact(WEATHER) is None
     assert len(store.vacuum(WEATHER, older_than=timedelta(0), dry_run=False)) == 4
     assert held(store) == sorted_rows(rows)
+
+
+def test_compaction_does_not_hide_that_keys_were_erased(store: OfflineStore) -> None:
+    replace(store, {"p": [("k", 0, None, 0), ("gone", 0, None, 0)]})
+    erased = store.erase(WEATHER, pl.DataFrame({"origin": ["gone"]}), metadata={})
+    assert erased is not None
+    place = store._place(WEATHER)
+
+    def split(table: DeltaTable, former: Swap | None) -> Swap:
+        rows = pl.scan_delta(table).with_columns(pl.col("temp") + 1)
+        more = written(place, WEATHER, rows, ["p"])
+        return Swap("replace", {"p": erased.publication}, None, more, files_of(table).clear(), 1)
+
+    committed(place, split, needed(place), {})
+    assert store.compact(WEATHER) is not None
+    state = store.state(WEATHER)
+    assert state is not None
+    assert state.publications == {"p": erased.publication}
+    assert state.rows == 2

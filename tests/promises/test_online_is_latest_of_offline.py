@@ -1,265 +1,226 @@
 """Promise 3: whatever happens, the online row of each key is its latest offline row, by event, created, publication."""
 
-import os
-import random
-import signal
-import subprocess
-import sys
-import threading
-import time
-from datetime import UTC, datetime, timedelta
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import polars as pl
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from feature_assets.conform import PartitionSlice
-from feature_assets.errors import PublicationConflict
-from feature_assets.offline import OfflineStore
-from feature_assets.online import open_online_store
-from feature_assets.online.protocol import OnlineStore
-from feature_assets.publication import publish
-from feature_assets.settlement import erase, pending, reconcile, verify
-from feature_assets.spec import Entity, Field, ViewSpec
-from feature_assets.types import Int64, String
-
-DAY = timedelta(days=1)
-START = datetime(2024, 3, 1, tzinfo=UTC)
-DAYS = [f"2024-03-0{day}" for day in (1, 2, 3)]
-KEYS = ["a", "b", "ab", ""]
-
-VIEW = ViewSpec(
-    name="weather",
-    entities=(Entity("airport", join_keys={"origin": String}),),
-    features=(Field("temp", Int64),),
-    event_timestamp="observed_at",
-    created_timestamp="reported_at",
-)
-
-Row = tuple[str, int, int | None, int | None]
-"""key, minute of the day, minutes until it was reported, value"""
-
-rows_of_a_day = st.lists(
-    st.tuples(
-        st.sampled_from(KEYS),
-        st.sampled_from([0, 1, 719, 1439]),
-        st.one_of(st.none(), st.integers(0, 2)),
-        st.one_of(st.none(), st.integers(0, 9)),
-    ),
-    max_size=5,
-)
-some_days = st.lists(st.sampled_from(DAYS), min_size=1, max_size=3, unique=True)
-
-
-def _slice(day: str) -> PartitionSlice:
-    start = datetime.fromisoformat(day).replace(tzinfo=UTC)
-    return PartitionSlice(day, start, start + DAY)
-
-
-def _frame(rows: dict[str, list[Row]]) -> pl.DataFrame:
-    flat = []
-    for day, of_day in rows.items():
-        for key, minute, reported, value in of_day:
-            at = datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(minutes=minute)
-            flat.append((key, at, None if reported is None else at + timedelta(minutes=reported), value))
-    times = pl.Datetime("us", "UTC")
-    schema = {"origin": pl.String, "observed_at": times, "reported_at": times, "temp": pl.Int64}
-    return pl.DataFrame(flat, schema=schema, orient="row")
-
-
-def latest_by_hand(published: dict[str, tuple[int, list[Row]]]) -> dict[str, tuple[datetime, Any, int | None]]:
-    """What every key has to have online, by reading every row that stands offline."""
-    best: dict[str, tuple[Any, ...]] = {}
-    for day, (number, rows) in published.items():
-        for position, (key, minute, reported, value) in enumerate(rows):
-            at = datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(minutes=minute)
-            created = None if reported is None else at + timedelta(minutes=reported)
-            rank = (at, created is not None, created or at, number, position)
-            if key not in best or rank > best[key][0]:
-                best[key] = (rank, at, created, value)
-    return {key: (at, created, value) for key, (_, at, created, value) in best.items()}
-
-
-def stored(online: OnlineStore) -> dict[str, tuple[datetime, Any, int | None]]:
-    return {
-        row["origin"]: (row["observed_at"], row["reported_at"], row["temp"])
-        for frame in online.scan(VIEW)
-        for row in frame.iter_rows(named=True)
-    }
-
-
-class Died(Exception):
-    """Stands for the end of the process."""
-
-
-class Dying:
-    """The real store, in a process that ends when it calls `method`."""
-
-    def __init__(self, store: OnlineStore, method: str) -> None:
-        self._store, self._method = store, method
-
-    def __getattr__(self, name: str) -> Any:
-        if name == self._method:
-            raise Died(name)
-        return getattr(self._store, name)
+from feature_assets.errors import RequestError
+from feature_assets.settlement import erase, pending, reconcile, settle, verify
+from tests.promises.published import CASES, Case, Platform, Row
+from tests.promises.turns import Actor, run, until
 
 
 class OnlineIsLatestOfOffline(RuleBasedStateMachine):
-    """The model is a dict: day → (publication, rows)."""
+    """Publishers, erasers and reconcilers, up to three at once, in every order of their calls; any of them may die."""
 
-    root: Path
+    case: Case
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = self.root / f"{time.monotonic_ns()}"
-        self.offline = OfflineStore(str(self.folder / "offline"), durability="process")
-        self.online = open_online_store(f"sqlite:{self.folder / 'online.db'}")
-        self.published: dict[str, tuple[int, list[Row]]] = {}
+        self._folder = tempfile.TemporaryDirectory()
+        self.here = Platform(self.case, Path(self._folder.name))
         self.unfinished = False
 
-    def _publish(self, rows: dict[str, list[Row]], online: Any = None) -> int:
-        days = [_slice(day) for day in rows]
-        return publish(VIEW, _frame(rows), days, offline=self.offline, online=online or self.online).number
+    def _rows(self, data: st.DataObject) -> dict[str, list[Row]]:
+        """New, with fewer or changed rows, or backfilled in any order: it is all one."""
+        case = self.case
+        row = st.tuples(
+            st.sampled_from(case.keys),
+            st.sampled_from([0, 1, 719, 1439]),
+            st.none() | st.integers(0, 2) if case.created else st.none(),
+            st.none() | st.integers(0, 9),
+        )
+        partitions = data.draw(st.lists(st.sampled_from(case.partitions), min_size=1, max_size=3, unique=True))
+        return {partition: data.draw(st.lists(row, max_size=4), label=partition) for partition in partitions}
 
-    @rule(days=some_days, data=st.data())
-    def materialise(self, days: list[str], data: st.DataObject) -> None:
-        """New, re-materialised with fewer or changed rows, or backfilled in any order: it is all one."""
-        rows = {day: data.draw(rows_of_a_day, label=day) for day in days}
-        number = self._publish(rows)
-        self.published |= {day: (number, of_day) for day, of_day in rows.items()}
+    @rule(data=st.data())
+    def materialise(self, data: st.DataObject) -> None:
+        self.here.publish(self._rows(data))
 
-    @rule(days=some_days, method=st.sampled_from(["prepare", "write", "retract", "settle"]), data=st.data())
-    def materialise_and_die(self, days: list[str], method: str, data: st.DataObject) -> None:
-        if self.unfinished:
-            return
-        rows = {day: data.draw(rows_of_a_day, label=day) for day in days}
-        try:
-            self._publish(rows, Dying(self.online, method))
-        except Died:
-            self.unfinished = True
-        state = self.offline.state(VIEW)
-        assert state is not None, "Delta is written before anything that died here"
-        self.published |= {day: (state.publications.get(day, 0), rows[day]) for day in days}
+    @precondition(lambda self: self.here.stands)
+    @rule(data=st.data())
+    def several_at_once(self, data: st.DataObject) -> None:
+        kinds = ["publish", "publish", "reconcile", "force", "compact", *(["erase"] if self.case.types else [])]
+        works = [self._work(kind, data) for kind in data.draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3))]
+        dead = data.draw(st.none() | st.integers(0, len(works) - 1), label="dies")
+        at = data.draw(st.integers(0, 12), label="at step") if dead is not None else None
+        actors = [Actor(name, work, at if number == dead else None) for number, (name, work) in enumerate(works)]
+        run(actors, lambda waiting: data.draw(st.sampled_from(waiting), label="goes"))
+        self.unfinished |= any(actor.died for actor in actors)
 
-    @rule(first=some_days, second=some_days, data=st.data())
-    def two_writers_at_once(self, first: list[str], second: list[str], data: st.DataObject) -> None:
-        both = [{day: data.draw(rows_of_a_day) for day in days} for days in (first, second)]
-        numbers: list[int | None] = [None, None]
+    def _work(self, kind: str, data: st.DataObject) -> tuple[str, Callable[[Actor], object]]:
+        here = self.here
+        if kind == "publish":
+            rows = self._rows(data)
+            return kind, lambda actor: here.publishing(actor, rows)
+        if kind == "erase":
+            keys = data.draw(st.lists(st.sampled_from(self.case.keys), min_size=1, max_size=2, unique=True))
+            return kind, lambda actor: here.erasing(actor, keys)
+        if kind == "compact":
+            return kind, lambda actor: actor.store(here.offline).compact(here.view)
+        return kind, lambda actor: reconcile(
+            here.view, actor.store(here.offline), actor.store(here.online), force=kind == "force"
+        )
 
-        def write(which: int) -> None:
-            try:
-                numbers[which] = self._publish(both[which])
-            except PublicationConflict:
-                numbers[which] = None
-
-        threads = [threading.Thread(target=write, args=(which,)) for which in (0, 1)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for which in sorted((0, 1), key=lambda one: numbers[one] or 0):
-            if (number := numbers[which]) is not None:
-                self.published |= {day: (number, of_day) for day, of_day in both[which].items()}
-
-    @rule(keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=2, unique=True))
-    def forget(self, keys: list[str]) -> None:
-        if not self.published:
-            return
-        erase(VIEW, pl.DataFrame({"origin": keys}), self.offline, self.online)
-        self.published = {
-            day: (number, [row for row in rows if row[0] not in keys]) for day, (number, rows) in self.published.items()
-        }
-
+    @precondition(lambda self: self.here.stands)
     @rule()
     def finish_what_was_left(self) -> None:
-        if self.published:
-            reconcile(VIEW, self.offline, self.online)
-            self.unfinished = False
+        reconcile(self.here.view, self.here.offline, self.here.online)
+        self.unfinished = False
 
     @invariant()
     def holds_for_every_key(self) -> None:
-        if self.published and not self.unfinished:
-            assert stored(self.online) == latest_by_hand(self.published)
-            assert pending(VIEW, self.offline, self.online) == ()
+        here = self.here
+        if here.stands and not self.unfinished:
+            assert here.stored() == here.latest_by_hand()
+            assert pending(here.view, here.offline, here.online) == ()
+            assert verify(here.view, here.offline, here.online).total == 0
 
     def teardown(self) -> None:
-        if self.published:
-            reconcile(VIEW, self.offline, self.online)
-            assert stored(self.online) == latest_by_hand(self.published)
-            assert verify(VIEW, self.offline, self.online).total == 0
-        self.online.close()
+        try:
+            if self.here.stands:
+                self.finish_what_was_left()
+                self.holds_for_every_key()
+        finally:
+            self.here.online.close()
+            self._folder.cleanup()
 
 
-def test_online_is_latest_of_offline(tmp_path: Path) -> None:
-    class Here(OnlineIsLatestOfOffline):
-        root = tmp_path
-
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+def test_online_is_latest_of_offline(case: Case) -> None:
+    machine = type("Here", (OnlineIsLatestOfOffline,), {"case": case})
     run_state_machine_as_test(
-        Here,
+        machine,
         settings=settings(
-            max_examples=25, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=max(5, settings().max_examples // 6),
+            stateful_step_count=10,
+            suppress_health_check=list(HealthCheck),
         ),
     )
 
 
-_MATERIALISING = """
-import random, sys
-from pathlib import Path
-from feature_assets.offline import OfflineStore
-from feature_assets.online import open_online_store
-from feature_assets.publication import publish
-sys.path.insert(0, {tests!r})
-import test_online_is_latest_of_offline as here
-
-offline = OfflineStore({offline!r}, durability="process")
-online = open_online_store({online!r})
-chance = random.Random({seed})
-while True:
-    days = chance.sample(here.DAYS, chance.randint(1, 3))
-    rows = {{
-        day: [
-            (chance.choice(here.KEYS), chance.choice([0, 719, 1439]), None, chance.randint(0, 9))
-            for _ in range(chance.randint(0, 4))
-        ]
-        for day in days
-    }}
-    done = publish(here.VIEW, here._frame(rows), [here._slice(day) for day in rows], offline=offline, online=online)
-    print(done.number, flush=True)
-"""
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Platform]:
+    platform = Platform(CASES["days"], tmp_path)
+    yield platform
+    platform.online.close()
 
 
-def test_a_killed_process_loses_nothing_and_one_reconcile_closes_the_gap(tmp_path: Path) -> None:
-    offline_root, online_url = str(tmp_path / "offline"), f"sqlite:{tmp_path / 'online.db'}"
-    offline = OfflineStore(offline_root, durability="process")
-    chance = random.Random(7)
-    acknowledged = 0
-    for seed in range(8):
-        script = _MATERIALISING.format(
-            tests=str(Path(__file__).parent), offline=offline_root, online=online_url, seed=seed
-        )
-        child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        lines = [child.stdout.readline()]
-        killer = threading.Timer(chance.uniform(0.05, 0.6), os.kill, (child.pid, signal.SIGKILL))
-        killer.start()
-        lines += child.stdout.readlines()
-        child.wait()
-        child.stdout.close()
-        numbers = [int(line) for line in lines if line.endswith("\n")]
-        assert numbers, "the child died before it published anything"
-        acknowledged += len(numbers)
-        state = offline.state(VIEW)
-        assert state is not None
-        online = open_online_store(online_url)
-        reconcile(VIEW, offline, online)
-        assert verify(VIEW, offline, online).total == 0
-        assert pending(VIEW, offline, online) == ()
-        landed = {
-            int(commit.metadata["publication"]) for commit in offline.commits(VIEW) if "publication" in commit.metadata
-        }
-        assert set(numbers) <= landed
-        online.close()
-    assert acknowledged >= 8
+def is_right(here: Platform) -> bool:
+    return (
+        here.stored() == here.latest_by_hand()
+        and pending(here.view, here.offline, here.online) == ()
+        and verify(here.view, here.offline, here.online).total == 0
+    )
+
+
+FIRST, SECOND, THIRD = CASES["days"].partitions
+
+
+def test_who_is_erased_stays_so_though_a_publication_was_under_way(here: Platform) -> None:
+    """It had committed the person's rows, and had not been online yet."""
+    actors = [
+        Actor("publish", lambda actor: here.publishing(actor, {FIRST: [(("a",), 0, None, 1), (("b",), 0, None, 2)]})),
+        Actor("erase", lambda actor: here.erasing(actor, [("a",)])),
+    ]
+    run(actors, until(("publish", "prepare"), ("erase", "over"), ("publish", "over")))
+    assert here.stored().keys() == {("b",)}
+    assert is_right(here)
+
+
+def test_an_erasure_that_died_shows_and_is_finished(here: Platform) -> None:
+    here.publish({FIRST: [(("a",), 0, None, 1), (("b",), 0, None, 2)]})
+    run([Actor("erase", lambda actor: here.erasing(actor, [("a",)]), dies_at=1)], until())
+    assert here.stored().keys() == {("a",), ("b",)}
+    assert pending(here.view, here.offline, here.online) == (FIRST,)
+    assert here.offline.compact(here.view) is None, "nothing is made small that would hide it"
+    reconcile(here.view, here.offline, here.online)
+    assert is_right(here)
+
+
+def test_of_two_erasures_one_that_finishes_does_not_hide_one_that_died(here: Platform) -> None:
+    here.publish({FIRST: [(("a",), 0, None, 1), (("b",), 0, None, 2)]})
+    actors = [
+        Actor("dies", lambda actor: here.erasing(actor, [("a",)]), dies_at=2),
+        Actor("ends", lambda actor: here.erasing(actor, [("b",)])),
+    ]
+    run(actors, until(("dies", "ledger"), ("ends", "over")))
+    reconcile(here.view, here.offline, here.online)
+    assert here.stored() == {}
+    assert is_right(here)
+
+
+def test_a_publication_of_which_one_partition_was_overtaken_leaves_nothing_pending(here: Platform) -> None:
+    here.publish({FIRST: [(("a",), 5, None, 0)], SECOND: [(("b",), 5, None, 0)]})
+    both = {FIRST: [(("a",), 0, None, 1)], SECOND: [(("a",), 0, None, 2)]}
+    actors = [
+        Actor("both", lambda actor: here.publishing(actor, both)),
+        Actor("one", lambda actor: here.publishing(actor, {FIRST: []})),
+    ]
+    run(actors, until(("both", "write"), ("one", "over"), ("both", "over")))
+    assert is_right(here)
+
+
+def test_a_row_that_settling_put_online_too_late_shows_if_it_dies_then(here: Platform) -> None:
+    """Between its look at Delta and its write the row was taken back by one who settled that long ago."""
+    here.publish({FIRST: [(("a",), 0, None, 1)]})
+    here.online.delete(here.view, pl.DataFrame({"origin": ["a"]}))
+
+    def forced(actor: Actor) -> None:
+        settle(here.view, None, actor.store(here.offline), actor.store(here.online))
+
+    actors = [
+        Actor("settle", forced, dies_at=4),
+        Actor("publish", lambda actor: here.publishing(actor, {FIRST: []})),
+    ]
+    happened = run(actors, until(("settle", "write"), ("publish", "over"), ("settle", "over")))
+    assert happened[-2:] == ["settle: write", "settle: version †"]
+    assert here.stored().keys() == {("a",)}
+    assert pending(here.view, here.offline, here.online) != ()
+    reconcile(here.view, here.offline, here.online)
+    assert is_right(here)
+
+
+def test_a_first_publisher_that_died_left_nothing_that_is_wrong_or_everything_missing(here: Platform) -> None:
+    rows: dict[str, list[Row]] = {FIRST: [(("a",), 0, None, 1)]}
+    run([Actor("publish", lambda actor: here.publishing(actor, rows), dies_at=1)], until())
+    assert verify(here.view, here.offline, here.online).missing == 1
+    reconcile(here.view, here.offline, here.online)
+    assert is_right(here)
+
+
+def test_keys_that_are_none_are_refused_before_anything_is_touched(here: Platform) -> None:
+    here.publish({FIRST: [(("a",), 0, None, 1)]})
+    version = here.offline.version(here.view)
+    with pytest.raises(RequestError, match="key column 'origin' is Int64, not String"):
+        erase(here.view, pl.DataFrame({"origin": [1]}), here.offline, here.online)
+    assert here.offline.version(here.view) == version
+    assert is_right(here)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE weather__v1 SET temp = temp + 1",
+        "UPDATE weather__v1 SET temp = NULL",
+        "DELETE FROM weather__v1",
+        "INSERT INTO weather__v1 SELECT 'ghost', observed_at, reported_at, temp, __publication FROM weather__v1 LIMIT 1",
+        "UPDATE weather__v1 SET observed_at = observed_at + 1",
+        "UPDATE weather__v1 SET observed_at = observed_at - 1",
+    ],
+)
+def test_what_a_hand_did_to_online_rows_is_found_and_mended(here: Platform, statement: str) -> None:
+    here.publish({FIRST: [(("a",), 0, None, 1), (("b",), 0, 1, 2)]})
+    with sqlite3.connect(here.folder / "online.db") as connection:
+        connection.execute(statement)
+    connection.close()
+    assert verify(here.view, here.offline, here.online).total > 0
+    assert reconcile(here.view, here.offline, here.online, force=True).changed > 0
+    assert is_right(here)

@@ -1,0 +1,165 @@
+"""A view, its two stores, and what they have to hold, kept by hand: a dict of partitions with the rows of each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import polars as pl
+
+from feature_assets.conform import PartitionSlice
+from feature_assets.offline import OfflineStore
+from feature_assets.online import open_online_store
+from feature_assets.publication import publish
+from feature_assets.settlement import erase
+from feature_assets.spec import Entity, Field, ViewSpec
+from feature_assets.types import FeatureType, Int64, String
+from tests.promises.turns import Actor
+
+START = datetime(2024, 3, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+MINUTE = timedelta(minutes=1)
+CLOCK = pl.Datetime("us", "UTC")
+
+Key: TypeAlias = tuple[Any, ...]
+Row: TypeAlias = tuple[Key, int, int | None, int | None]
+"""key, minute of its partition, minutes until it was reported, value"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of view: `days` have windows of time, `regions` do not, so that equal times meet in several of them."""
+
+    keys: Sequence[Key]
+    types: Mapping[str, FeatureType]
+    created: bool
+    days: bool
+
+    @property
+    def partitions(self) -> list[str]:
+        return [f"2024-03-0{day}" for day in (1, 2, 3)] if self.days else ["east", "north", "west"]
+
+    @property
+    def view(self) -> ViewSpec:
+        return ViewSpec(
+            name="weather",
+            entities=(Entity("airport", join_keys=dict(self.types)),) if self.types else (),
+            features=(Field("temp", Int64),),
+            event_timestamp="observed_at",
+            created_timestamp="reported_at" if self.created else None,
+        )
+
+    def slice(self, partition: str) -> PartitionSlice:
+        if not self.days:
+            return PartitionSlice(partition, dimensions={"region": partition})
+        start = START + DAY * self.partitions.index(partition)
+        return PartitionSlice(partition, start, start + DAY)
+
+    def frame(self, rows: Mapping[str, Sequence[Row]]) -> pl.DataFrame:
+        flat = [
+            (*key, *self._times(partition, minute, delay), value, partition)
+            for partition, of_partition in rows.items()
+            for key, minute, delay, value in of_partition
+        ]
+        schema = {
+            **{name: of.polars for name, of in self.types.items()},
+            "observed_at": CLOCK,
+            "reported_at": CLOCK,
+            "temp": pl.Int64(),
+            "region": pl.String(),
+        }
+        return pl.DataFrame(flat, schema=schema, orient="row")
+
+    def _times(self, partition: str, minute: int, delay: int | None) -> tuple[datetime, datetime | None]:
+        event = START + MINUTE * minute + (DAY * self.partitions.index(partition) if self.days else timedelta(0))
+        return event, event + MINUTE * delay if self.created and delay is not None else None
+
+    def standing(self, rows: Mapping[str, Sequence[Row]]) -> dict[str, list[tuple[Key, Any, Any, int | None]]]:
+        """What is stored of one publication: of rows with one key and the same times the last."""
+        last = {
+            (key, *self._times(partition, minute, delay)): (partition, value)
+            for partition, of_partition in rows.items()
+            for key, minute, delay, value in of_partition
+        }
+        stands: dict[str, list[tuple[Key, Any, Any, int | None]]] = {partition: [] for partition in rows}
+        for (key, event, created), (partition, value) in last.items():
+            stands[partition].append((key, event, created, value))
+        return stands
+
+
+CASES = {
+    "days": Case([("a",), ("b",), ("ab",), ("",)], {"origin": String}, created=True, days=True),
+    "regions": Case(
+        [("a", 1), ("a", 2), ("b", 1), ("", -1)], {"origin": String, "runway": Int64}, created=True, days=False
+    ),
+    "uncreated": Case([(1,), (2,), (-1,)], {"gate": Int64}, created=False, days=False),
+    "without entities": Case([()], {}, created=True, days=False),
+}
+
+
+@dataclass
+class Platform:
+    """The stores of one view, and by partition the publication and the rows that have to stand in them."""
+
+    case: Case
+    folder: Path
+    stands: dict[str, tuple[int, list[tuple[Key, Any, Any, int | None]]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.view = self.case.view
+        self.offline = OfflineStore(str(self.folder / "offline"), durability="process")
+        self.online = open_online_store(f"sqlite:{self.folder / 'online.db'}")
+
+    def publishing(self, actor: Actor, rows: Mapping[str, Sequence[Row]]) -> None:
+        """Publish these rows as one of several."""
+
+        def committed(commit: Any) -> None:
+            stands = self.case.standing(rows)
+            self.stands |= {partition: (commit.publication, stands[partition]) for partition in rows}
+
+        self._publish(rows, actor.store(self.offline, replace=committed), actor.store(self.online))
+
+    def publish(self, rows: Mapping[str, Sequence[Row]]) -> int:
+        number = self._publish(rows, self.offline, self.online)
+        self.stands |= {name: (number, of) for name, of in self.case.standing(rows).items()}
+        return number
+
+    def _publish(self, rows: Mapping[str, Sequence[Row]], offline: Any, online: Any) -> int:
+        slices = [self.case.slice(partition) for partition in rows]
+        return publish(self.view, self.case.frame(rows), slices, offline=offline, online=online).number
+
+    def erasing(self, actor: Actor, keys: Sequence[Key]) -> None:
+        """Erase these keys as one of several."""
+
+        def committed(commit: Any) -> None:
+            self.stands = {
+                partition: (number, [row for row in rows if row[0] not in keys])
+                for partition, (number, rows) in self.stands.items()
+            }
+
+        schema = {name: of.polars for name, of in self.case.types.items()}
+        frame = pl.DataFrame(list(keys), schema=schema, orient="row")
+        erase(self.view, frame, actor.store(self.offline, erase=committed), actor.store(self.online))
+
+    def latest_by_hand(self) -> dict[Key, tuple[Any, Any, int | None]]:
+        """What every key has to have online, by reading every row that stands."""
+        best: dict[Key, tuple[Any, ...]] = {}
+        for number, rows in self.stands.values():
+            for key, event, created, value in rows:
+                rank = (event, created is not None, created or event, number)
+                if key not in best or rank > best[key][0]:
+                    best[key] = (rank, event, created, value)
+        return {key: (event, created, value) for key, (_, event, created, value) in best.items()}
+
+    def stored(self) -> dict[Key, tuple[Any, Any, int | None]]:
+        """What every key has online."""
+        return {
+            tuple(row[name] for name in self.view.join_keys): (
+                row["observed_at"],
+                row.get("reported_at"),
+                row["temp"],
+            )
+            for frame in self.online.scan(self.view)
+            for row in frame.iter_rows(named=True)
+        }
