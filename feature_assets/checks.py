@@ -4,7 +4,7 @@ They run on conformed rows before anything is published.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -219,7 +219,7 @@ AnyCheck = NotNull | InRange | AllowedValues | Unique | Expression | RowCount | 
 
 
 class CheckResult(msgspec.Struct, frozen=True):
-    """How one check came out. `failing` counts rows, of which `examples` holds at most ten.
+    """How one check came out. `failing` counts rows, of which `examples` holds at most ten, without personal data.
 
     `kept_at` says where all failing rows were kept, if they were.
     """
@@ -238,7 +238,13 @@ class CheckResult(msgspec.Struct, frozen=True):
 
 
 def run_checks(
-    checks: Sequence[AnyCheck], rows: pl.LazyFrame, *, event_timestamp: str, end: datetime | None, now: datetime
+    checks: Sequence[AnyCheck],
+    rows: pl.LazyFrame,
+    *,
+    event_timestamp: str,
+    end: datetime | None,
+    now: datetime,
+    personal: Collection[str] = (),
 ) -> list[CheckResult]:
     """Every check on conformed rows, read once for the counts and once more only if a row check failed.
 
@@ -248,6 +254,7 @@ def run_checks(
         event_timestamp: the column with event times (µs, UTC).
         end: the end of the last partition's window, where there is one (UTC).
         now: the present (UTC).
+        personal: columns that the examples are shown without.
 
     Raises:
         DeclarationError: a check asks what its column's type cannot answer, as a range of text.
@@ -272,7 +279,8 @@ def run_checks(
             results.append(CheckResult(check, passed, 0, found))
         else:
             failing = int(summary[str(position)].item() or 0)
-            examples = rows.filter(check.failing()).head(10).collect(engine="streaming") if failing else None
+            first = rows.filter(check.failing()).head(10).drop(personal)
+            examples = first.collect(engine="streaming") if failing else None
             results.append(CheckResult(check, failing == 0, failing, f"{failing:,} of {total:,} rows fail", examples))
     return results
 

@@ -279,7 +279,8 @@ def _message(view: ViewSpec, place: str, rule: _Rule, rows: pl.LazyFrame, count:
     for row in _in_python(offending).iter_rows(named=True):
         keys = [f"{key}={row[_RAW + key]!r}" for key in view.join_keys]
         returned = row[_RAW + rule.column]
-        value = [] if returned is None or rule.column in view.join_keys else [f"{rule.column}={_short(returned)}"]
+        shows = returned is not None and rule.column not in view.join_keys and rule.column not in view.personal
+        value = [f"{rule.column}={_short(returned)}"] if shows else []
         shown.append(", ".join((*keys, *value, f"row {row['__row']}")))
     return (
         f"{place}: '{rule.column}' {rule.found} in {count:,} of {total:,} rows (first: {'; '.join(shown)}). {rule.mend}"

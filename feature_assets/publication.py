@@ -129,7 +129,9 @@ def _check(
     view: ViewSpec, rows: Conformed, slices: Sequence[PartitionSlice], now: datetime, offline: OfflineStore, run_id: str
 ) -> tuple[CheckResult, ...]:
     end = max((one.end for one in slices if one.end is not None), default=None)
-    results = run_checks(view.checks, rows.rows, event_timestamp=view.event_timestamp, end=end, now=now)
+    results = run_checks(
+        view.checks, rows.rows, event_timestamp=view.event_timestamp, end=end, now=now, personal=view.personal
+    )
     run = run_id or f"{now:%Y%m%dT%H%M%S%f}"
     return tuple(_keep_failing(one, view, rows.rows, offline, run) if one.stops else one for one in results)
 
@@ -140,7 +142,8 @@ def _keep_failing(
     if not isinstance(result.check, RowCheck):
         return result
     place = f"{offline.root}/__rejected/{view.name}/v{view.version}/{run}-{result.check.label}.parquet"
-    rows.filter(result.check.failing()).sink_parquet(
+    # Nobody erases anybody from these files: they say which rows failed, by key and time, and nothing personal of them.
+    rows.filter(result.check.failing()).drop(view.personal).sink_parquet(
         place, mkdir="://" not in place, storage_options=dict(offline.storage_options) or None
     )
     return msgspec.structs.replace(result, kept_at=place)

@@ -326,6 +326,11 @@ class ViewSpec(_Described, frozen=True, kw_only=True):
         )
         return (*self.join_keys, *times, *(field.name for field in self.features))
 
+    @property
+    def personal(self) -> tuple[str, ...]:
+        """The features that hold personal data."""
+        return tuple(field.name for field in self.features if field.pii)
+
     def field(self, name: str) -> Field | None:
         return next((field for field in self.features if field.name == name), None)
 
