@@ -17,7 +17,7 @@ TYPED := feature_assets tools $(wildcard definitions.py)
 CODE := feature_assets tests tools $(wildcard definitions.py examples benchmarks docs)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test dev lint format docs benchmark lock clean
+.PHONY: help demo test acceptance dev lint format docs benchmark lock clean
 
 help: ## list these targets
 	@printf '\nFeature Assets\n\n'
@@ -29,6 +29,9 @@ demo: $(STAMP) $(DAGSTER_HOME)/dagster.yaml ## run the example platform on real 
 
 test: $(STAMP) ## run every test
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses=4 --dist=loadgroup $(PYTEST_ARGS)
+
+acceptance: $(STAMP) ## run what takes minutes, or programs of others such as Feast
+	@ACCEPTANCE=1 $(BIN)/python -m pytest -q -s tests/acceptance $(PYTEST_ARGS)
 
 dev: $(STAMP) $(DAGSTER_HOME)/dagster.yaml ## Dagster's UI and the feature server together; Ctrl-C stops both
 	@DAGSTER_HOME=$(DAGSTER_HOME) PYTHONWARNINGS='ignore:Function `dev_command` is superseded' \

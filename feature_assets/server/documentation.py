@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -39,11 +39,26 @@ class Projection(BaseModel):
     join_key_map: dict[str, str] = Field({}, description="From a join key of the view to the column that holds it.")
 
 
+_REFERENCES: Final[dict[str, Any]] = {"required": ["features"], "properties": {"features": {"type": "array"}}}
+_SERVICE: Final[dict[str, Any]] = {
+    "required": ["feature_service"],
+    "properties": {"feature_service": {"type": "string"}},
+}
+_EITHER: Final[list[Any]] = [
+    {**_REFERENCES, "not": _SERVICE},
+    {**_SERVICE, "not": _REFERENCES},
+]
+"""Features or a service, and not both; null is as good as nothing."""
+
+Reference = Annotated[str, Field(min_length=1, max_length=400)]
+
+
 class OnlineQuestion(BaseModel):
     """Features, or a feature service, and the entities to read them for. Other fields are passed over."""
 
     model_config = ConfigDict(
         json_schema_extra={
+            "oneOf": _EITHER,
             "examples": [
                 {
                     "features": ["airport_weather:temp", "airport_weather:wind_speed"],
@@ -51,15 +66,16 @@ class OnlineQuestion(BaseModel):
                     "full_feature_names": False,
                 },
                 {"feature_service": "departure_delay", "entities": {"origin": ["JFK"]}},
-            ]
+            ],
         }
     )
 
-    features: list[str | Projection] | None = Field(
+    features: list[Reference | Projection] | None = Field(
         None,
+        min_length=1,
         description="References: `view:feature`, `view@v2:feature` or `view:*`, or projections. Either these or a service.",
     )
-    feature_service: str | None = Field(None, description="The name of a feature service.")
+    feature_service: Reference | None = Field(None, description="The name of a feature service.")
     entities: dict[str, list[Any]] = Field(
         description="By column: the join keys, and the request fields of on-demand views. A value for each row in each."
     )
@@ -72,17 +88,20 @@ class HistoricalQuestion(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
+            "oneOf": _EITHER,
             "examples": [
                 {
                     "features": ["airport_weather:temp"],
                     "spine": {"origin": ["JFK"], "event_timestamp": ["2013-02-08T07:00:00Z"]},
                 }
-            ]
+            ],
         },
     )
 
-    features: list[str | Projection] | None = Field(None, description="As online. Either these or a service.")
-    feature_service: str | None = Field(None, description="The name of a feature service.")
+    features: list[Reference | Projection] | None = Field(
+        None, min_length=1, description="As online. Either these or a service."
+    )
+    feature_service: Reference | None = Field(None, description="The name of a feature service.")
     spine: dict[str, list[Any]] | list[dict[str, Any]] | None = Field(None, description="Columns, or rows.")
     full_feature_names: bool = Field(False, description="Call the answers `view__feature`.")
     created_cutoff: bool = Field(True, description="Leave out rows that were created after the spine row's time.")
@@ -251,6 +270,15 @@ class RegistryDiff(BaseModel):
     changes: list[RegistryChange]
 
 
+IF_MATCH: Final = {
+    "name": "If-Match",
+    "in": "header",
+    "required": True,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+    "description": "The ETag of what is to be in force until now, or `*`.",
+}
+
+
 class RollbackRequest(BaseModel):
     """Where to go back to."""
 
@@ -387,6 +415,12 @@ def json_request(of: type[BaseModel], *, required: bool = True) -> dict[str, Any
     return {"required": required, "content": {"application/json": {"schema": _schema(of)}}}
 
 
+def _without_spine(schema: dict[str, Any]) -> dict[str, Any]:
+    """The question beside a spine that is a part of its own."""
+    left = {name: of for name, of in schema["properties"].items() if name != "spine"}
+    return {name: of for name, of in schema.items() if name != "examples"} | {"properties": left}
+
+
 HISTORICAL_REQUEST: Final = {
     "required": True,
     "content": {
@@ -396,7 +430,7 @@ HISTORICAL_REQUEST: Final = {
                 "type": "object",
                 "required": ["question"],
                 "properties": {
-                    "question": _schema(HistoricalQuestion),
+                    "question": _without_spine(_schema(HistoricalQuestion)),
                     "spine": {"type": "string", "format": "binary"},
                 },
                 "additionalProperties": False,

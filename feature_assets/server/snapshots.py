@@ -278,20 +278,21 @@ def _add_rollback(
         summary="Put an earlier snapshot in force again",
         responses={
             200: {"model": pages.RolledBack},
-            **pages.refusals(400, 401, 403, 408, 412, 413, 422, 428, 429, 500, 503),
+            **pages.refusals(400, 401, 403, 404, 408, 412, 413, 422, 428, 429, 500, 503),
         },
-        openapi_extra={"requestBody": pages.json_request(pages.RollbackRequest, required=False)},
+        openapi_extra={
+            "requestBody": pages.json_request(pages.RollbackRequest, required=False),
+            "parameters": [pages.IF_MATCH],
+        },
     )
     async def roll_back(
         request: Request,
         principal: Annotated[Any, callers.who_may(PUBLISH, everywhere=True)],
-        if_match: Annotated[
-            str | None, Header(max_length=200, description="The ETag of what is to be in force until now, or `*`.")
-        ] = None,
     ) -> Response:
         """If-Match is required, so that nobody takes back what somebody else has published meanwhile."""
         body = await read_body(request.scope, request.receive, largest=limits.max_body_bytes)
         asked = decoded(body or b"{}", _rollback)
+        if_match = request.headers.get("if-match")
         if if_match is None:
             raise Problem(
                 428,
@@ -304,6 +305,9 @@ def _add_rollback(
         )
         try:
             published = await asyncio.to_thread(done)
+        except RequestError:
+            # Where the registry is kept is no business of whoever asks.
+            raise UnknownName(f"The history has no such snapshot: {asked.to}. See: GET /v1/registry/history") from None
         except RegistryConflict as error:
             raise Problem(412, "other-in-force", str(error)) from None
         log.info(

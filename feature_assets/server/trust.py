@@ -179,7 +179,13 @@ def _add_issuer(app: FastAPI, issuer: Issuer) -> None:
     async def openid_configuration_(request: Request) -> dict[str, Any]:
         return openid_configuration(issuer, origin(request.scope))
 
-    @app.get(JWKS_PATH, tags=["authorisation"], summary="The issuer's public keys")
+    @app.get(
+        JWKS_PATH,
+        tags=["authorisation"],
+        summary="The issuer's public keys",
+        response_class=Response,
+        responses={200: {"content": {"application/jwk-set+json": {"schema": {"type": "object"}}}}},
+    )
     async def jwks() -> Response:
         return JSONResponse(await asyncio.to_thread(issuer.public_keys), media_type="application/jwk-set+json")
 
