@@ -274,7 +274,7 @@ IF_MATCH: Final = {
     "name": "If-Match",
     "in": "header",
     "required": True,
-    "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+    "schema": {"type": "string", "minLength": 1},
     "description": "The ETag of what is to be in force until now, or `*`.",
 }
 
@@ -431,7 +431,7 @@ HISTORICAL_REQUEST: Final = {
                 "required": ["question"],
                 "properties": {
                     "question": _without_spine(_schema(HistoricalQuestion)),
-                    "spine": {"type": "string", "format": "binary"},
+                    "spine": {"type": "string", "contentMediaType": "application/octet-stream"},
                 },
                 "additionalProperties": False,
             },

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -20,13 +20,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 import feature_assets.errors
-from feature_assets.access import HISTORY, Decision, Reading
+from feature_assets.access import HISTORY, Principal
 from feature_assets.config import Settings
 from feature_assets.errors import FeatureAssetsError
-from feature_assets.references import projections
 from feature_assets.server import documentation as pages
 from feature_assets.server.gate import Exchange, Headers
-from feature_assets.server.history_worker import ARROW, PARQUET, HistoricalQuestion, Job, Outcome
+from feature_assets.server.history_worker import ARROW, PARQUET, Asker, HistoricalQuestion, Job, Outcome
 from feature_assets.server.limits import read_body
 from feature_assets.server.problems import Problem
 from feature_assets.server.routing import Callers
@@ -74,16 +73,11 @@ class HistoricalFeatures:
             asked = await self._asked(scope, receive, folder)
             full_names = asked.question.full_feature_names
             reading = snapshot.reading(asked.features, principal, HISTORY, full_feature_names=full_names)
-            decision = exchange.decision = reading.decide(principal).enforce()
-            for rule in decision.rows:
-                decision.refuse_rows(rule)
-            if decision.masked:
-                asked = asked._replace(
-                    features=_seen(reading, decision, projections(snapshot.registry, asked.features))
-                )
+            # Refused here before a process is started; it decides again, by the snapshot that it will answer from.
+            exchange.decision = reading.decide(principal).enforce()
             exchange.note(snapshot.digest, len(reading.plan.outputs), 0)
             async with self._worker():
-                registry = await self._computed(_job(self._settings, asked, folder, answer), receive)
+                registry = await self._computed(_job(self._settings, principal, asked, folder, answer), receive)
             await _send(folder / "rows", media_type, registry, exchange)
 
     async def _asked(self, scope: Scope, receive: Receive, folder: Path) -> _Asked:
@@ -207,13 +201,16 @@ def describe(app: FastAPI, callers: Callers) -> None:
         """
 
 
-def _job(settings: Settings, asked: _Asked, folder: Path, answer: Literal["parquet", "arrow"]) -> Job:
+def _job(
+    settings: Settings, principal: Principal, asked: _Asked, folder: Path, answer: Literal["parquet", "arrow"]
+) -> Job:
     # In clear, through a pipe: no other process sees it.
     kept = settings.model_dump(mode="json", exclude={"server", "storage_options"})
     features: str | list[str | ViewProjection] = (
         asked.features if isinstance(asked.features, str) else list(asked.features)
     )
     return Job(
+        asker=Asker.of(principal),
         settings=kept | {"storage_options": settings.storage()},
         question=asked.question,
         features=features,
@@ -221,14 +218,6 @@ def _job(settings: Settings, asked: _Asked, folder: Path, answer: Literal["parqu
         file=asked.file,
         answer=answer,
     )
-
-
-def _seen(reading: Reading, decision: Decision, asked: Sequence[ViewProjection]) -> Asked:
-    """What was asked for without the personal data that is withheld: of a history it is left out, not masked."""
-    seen = tuple(reading.visible(asked, decision))
-    if not seen:
-        raise Problem(403, "forbidden", "All of these features are personal data, which you may not see.")
-    return seen
 
 
 def _too_much(why: str) -> Problem:

@@ -10,11 +10,12 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import msgspec
 import polars as pl
 
+from feature_assets.access import Grant, Principal
 from feature_assets.config import Settings
 from feature_assets.errors import FeatureAssetsError, RequestError, StoreFull, WrongType
 from feature_assets.references import ReadPlan, resolve
@@ -30,6 +31,7 @@ PARQUET: Final = "application/vnd.apache.parquet"
 ARROW: Final = "application/vnd.apache.arrow.stream"
 
 _PRIORITY: Final = 5
+_NO_END: Final = 2.0**53
 _ROWS_PER_GROUP: Final = 100_000
 
 
@@ -46,10 +48,50 @@ class HistoricalQuestion(msgspec.Struct, forbid_unknown_fields=True, omit_defaul
     timestamp_column: str | None = None
 
 
+class Asker(msgspec.Struct):
+    """A principal as JSON."""
+
+    issuer: str
+    subject: str
+    client_id: str
+    scope: str
+    ends: float
+    roles: list[str]
+    groups: list[str]
+    claims: dict[str, str | int | bool]
+
+    @classmethod
+    def of(cls, principal: Principal) -> Self:
+        return cls(
+            issuer=principal.issuer,
+            subject=principal.subject,
+            client_id=principal.client_id,
+            scope=" ".join(map(str, principal.grant.scopes)),
+            ends=min(principal.ends, _NO_END),
+            roles=sorted(principal.roles),
+            groups=sorted(principal.groups),
+            claims=dict(principal.claims),
+        )
+
+    @property
+    def principal(self) -> Principal:
+        return Principal(
+            issuer=self.issuer,
+            subject=self.subject,
+            client_id=self.client_id,
+            grant=Grant.of(self.scope),
+            ends=self.ends,
+            roles=frozenset(self.roles),
+            groups=frozenset(self.groups),
+            claims=self.claims,
+        )
+
+
 class Job(msgspec.Struct):
     """What the worker is to do. Without a file the spine is the question's, and without that there is none."""
 
     settings: dict[str, Any]
+    asker: Asker
     question: HistoricalQuestion
     features: str | list[str | ViewProjection]
     folder: str
@@ -84,7 +126,7 @@ def run(job: Job) -> Outcome:
         FeatureAssetsError: the question cannot be answered.
     """
     question = job.question
-    with FeatureStore(Settings(**job.settings)) as store:
+    with FeatureStore(Settings(**job.settings), principal=job.asker.principal) as store:
         store.refresh()
         found = store.get_historical_features(
             _spine(job, store),

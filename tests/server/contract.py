@@ -15,6 +15,10 @@ CONFIGURATION = """\
 # Whether a view is there, and what its join keys are, no schema says: a question of the right shape may be refused.
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "3xx", 401, 403, 404, 409, 412, 422, 429]
+
+# 428 is what RFC 6585 has for a missing precondition.
+[checks.missing_required_header]
+expected-statuses = [400, 401, 403, 406, 415, 422, 428]
 """
 
 

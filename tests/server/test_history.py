@@ -216,6 +216,29 @@ async def test_personal_data_is_left_out_without_the_scope(http, past, spine):
     assert (refused.status_code, refused.json()["type"]) == (403, "urn:feature-assets:problem:forbidden")
 
 
+async def test_a_row_filter_holds_for_every_row_of_the_spine(tmp_path):
+    """And a range of time gives the rows of one's own."""
+    platform = Platform(tmp_path)
+    own = view("accounts", Field("x", Float64), access={"read": ["role:customer"]}, row_filter={"origin": "tenant"})
+    platform.add(own)
+    platform.past(own, ("JFK", NOW - HOUR, 1.0), ("LGA", NOW - HOUR, 2.0))
+    platform.publish()
+    claims = {"roles": ["customer"], "tenant": "JFK"}
+    client, secret = platform.issuer.add_client("tenant", ["features:history"], claims)
+    async with client_of(platform.app(), timeout=120) as http:
+        asked = await http.post("/oauth/token", data={"grant_type": "client_credentials"}, auth=(client, secret))
+        token = bearer(asked.json()["access_token"])
+        at = {"event_timestamp": [str(NOW)]}
+        assert read(await ask(http, token, features=["accounts:x"], spine={"origin": ["JFK"], **at}))["x"].item() == 1.0
+        refused = await ask(http, token, features=["accounts:x"], spine={"origin": ["LGA"], **at})
+        assert refused.status_code == 403
+        assert "LGA" not in refused.text
+        range_ = await ask(http, token, features=["accounts:x"], since="2013-01-01")
+        assert read(range_)["origin"].to_list() == ["JFK"]
+        assert (await ask(http, bearer(platform.token("features:history")), features=["accounts:x"])).status_code == 404
+    platform.store.close()
+
+
 @pytest.mark.parametrize(
     "question, status, words",
     [
