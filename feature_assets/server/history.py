@@ -20,9 +20,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 import feature_assets.errors
-from feature_assets.access import HISTORY, Principal
+from feature_assets.access import HISTORY, Decision, Principal
 from feature_assets.config import Settings
-from feature_assets.errors import FeatureAssetsError
+from feature_assets.errors import FeatureAssetsError, Forbidden
 from feature_assets.server import documentation as pages
 from feature_assets.server.gate import Exchange, Headers
 from feature_assets.server.history_worker import ARROW, PARQUET, Asker, HistoricalQuestion, Job, Outcome
@@ -73,11 +73,13 @@ class HistoricalFeatures:
             asked = await self._asked(scope, receive, folder)
             full_names = asked.question.full_feature_names
             reading = snapshot.reading(asked.features, principal, HISTORY, full_feature_names=full_names)
-            # Refused here before a process is started; it decides again, by the snapshot that it will answer from.
-            exchange.decision = reading.decide(principal).enforce()
+            # Refused here before a process is started; it decides again, by the snapshot that it will answer from, and
+            # of the rows as well.
+            decision = exchange.decision = reading.decide(principal).enforce()
             exchange.note(snapshot.digest, len(reading.plan.outputs), 0)
             async with self._worker():
-                registry = await self._computed(_job(self._settings, principal, asked, folder, answer), receive)
+                job = _job(self._settings, principal, asked, folder, answer)
+                registry = await self._computed(job, decision, receive)
             await _send(folder / "rows", media_type, registry, exchange)
 
     async def _asked(self, scope: Scope, receive: Receive, folder: Path) -> _Asked:
@@ -134,7 +136,7 @@ class HistoricalFeatures:
         finally:
             self._free += 1
 
-    async def _computed(self, job: Job, receive: Receive) -> str:
+    async def _computed(self, job: Job, decision: Decision, receive: Receive) -> str:
         """Have the worker compute the rows; the digest of the registry that it answered by.
 
         Raises:
@@ -156,7 +158,7 @@ class HistoricalFeatures:
                     process.kill()
             gone.cancel()
             await asyncio.gather(ended, gone, return_exceptions=True)
-        return _outcome_of(job, process.returncode)
+        return _outcome_of(job, decision, process.returncode)
 
     async def _watched(self, pid: int, job: Job, gone: "asyncio.Task[None]", ended: "asyncio.Task[int]") -> None:
         limits = self._limits
@@ -245,13 +247,15 @@ def _memory(pid: int) -> int:
     return pages * 4_096
 
 
-def _outcome_of(job: Job, code: int | None) -> str:
+def _outcome_of(job: Job, decision: Decision, code: int | None) -> str:
     try:
         outcome = _outcome.decode(job.outcome.read_bytes())
     except FileNotFoundError:
         raise RuntimeError(f"the process that computes histories ended with {code}") from None
     if not outcome.error:
         return outcome.registry
+    if outcome.error == Forbidden.__name__:
+        decision.refuse(outcome.message, rule=outcome.rule)
     found = getattr(feature_assets.errors, outcome.error, FeatureAssetsError)
     raise found(outcome.message)
 

@@ -17,7 +17,7 @@ import polars as pl
 
 from feature_assets.access import Grant, Principal
 from feature_assets.config import Settings
-from feature_assets.errors import FeatureAssetsError, RequestError, StoreFull, WrongType
+from feature_assets.errors import FeatureAssetsError, Forbidden, RequestError, StoreFull, WrongType
 from feature_assets.references import ReadPlan, resolve
 from feature_assets.spec import ViewProjection
 from feature_assets.store import FeatureStore
@@ -112,11 +112,14 @@ class Job(msgspec.Struct):
 
 
 class Outcome(msgspec.Struct):
-    """What became of it: the digest of the registry that answered, or the class and the words of an error."""
+    """What became of it: the digest of the registry that answered, or the class and the words of an error; `rule` is what
+    refused whoever asks.
+    """
 
     registry: str = ""
     error: str = ""
     message: str = ""
+    rule: str = ""
 
 
 def run(job: Job) -> Outcome:
@@ -235,6 +238,9 @@ def main() -> None:
         os.nice(_PRIORITY)
     try:
         outcome = run(job)
+    except Forbidden as error:
+        rule = "" if error.decision is None else error.decision.rule
+        outcome = Outcome(error=Forbidden.__name__, message=str(error), rule=rule)
     except FeatureAssetsError as error:
         outcome = Outcome(error=type(error).__name__, message=str(error))
     except pl.exceptions.PanicException:

@@ -25,6 +25,7 @@ from feature_assets.errors import (
     StoreError,
     TableMissing,
     TransformationRefused,
+    Unauthenticated,
     UnknownFeature,
     UnknownName,
     UnknownService,
@@ -168,6 +169,8 @@ def problem_of(error: Exception) -> Problem | None:
     """The problem that an error of the platform is to a caller; None for an error that nobody foresaw."""
     if isinstance(error, Forbidden):
         return _forbidden(error)
+    if isinstance(error, Unauthenticated):
+        return Problem(401, "unauthenticated", str(error), challenge='error="invalid_token"')
     for of, status, kind, instead in _KINDS:
         if isinstance(error, of):
             if of is ContractBroken:

@@ -1,0 +1,377 @@
+"""Who may do what, at the level of HTTP: five principals, eight views, six acts, against tables written by hand."""
+
+import io
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import polars as pl
+import pytest
+
+from feature_assets.access import MATERIALIZE, PUSH, Access, Principal
+from feature_assets.errors import Forbidden
+from feature_assets.spec import Entity, Field, OnDemandViewSpec, ViewProjection, ViewSpec
+from feature_assets.transformations import declared_expressions
+from feature_assets.types import Int64, String
+from tests.access.counting import READS, install
+from tests.server.conftest import HOUR, NOW, Platform, bearer, client_of, columns, view
+
+THING = Entity("thing", {"id": Int64})
+TENANT = Entity("tenant", {"tenant_id": String})
+VALUE, PHONE = Field("value", Int64), Field("phone", String, pii="phone")
+SECRET_VALUE, SECRET_PHONE = 424_242, "+49-30-424242"
+RISK = {
+    "read": ["role:risk_*", "client:scorer"],
+    "push": ["client:pusher"],
+    "materialize": ["group:ops"],
+    "pii": ["role:dpo"],
+}
+
+
+def on_demand(name: str, source: ViewProjection, **more: Any) -> OnDemandViewSpec:
+    seen = pl.col("value") if source.features == ("value",) else pl.col("phone").str.len_chars().cast(pl.Int64)
+    return OnDemandViewSpec(
+        name=name,
+        sources=(source,),
+        features=(Field(f"{name}_value", Int64),),
+        transformation=declared_expressions(name, {f"{name}_value": seen}),
+        **more,
+    )
+
+
+VIEWS = (
+    view("open_stats", VALUE, entity=THING),
+    view("risk_stats", VALUE, PHONE, entity=THING, access=RISK),
+    view("contacts", VALUE, PHONE, entity=THING),
+    view("sealed", VALUE, entity=THING, access={"read": []}),
+    view("tenant_orders", VALUE, PHONE, entity=TENANT, row_filter={"tenant_id": "org.tenant"}),
+    view(
+        "tenant_risk",
+        VALUE,
+        PHONE,
+        entity=TENANT,
+        row_filter={"tenant_id": "org.tenant"},
+        access={"read": ["role:risk_*"], "pii": ["role:risk_*"]},
+    ),
+    on_demand("risk_score", ViewProjection("risk_stats", ("value",))),
+    on_demand("dial", ViewProjection("contacts", ("phone",)), access={"read": ["group:sales"], "pii": ["group:sales"]}),
+)
+
+EVERYTHING = "features:read features:history features:push features:materialize registry:read pii:read"
+PRINCIPALS: dict[str, dict[str, Any]] = {
+    "scorer": {"scopes": "features:read features:history"},
+    "analyst": {
+        "scopes": "features:read:risk_* features:read:tenant_* features:history:risk_* pii:read registry:read:risk_*",
+        "roles": ["risk_eu"],
+        "org.tenant": "acme",
+    },
+    "pusher": {"scopes": "features:push features:materialize registry:read", "groups": ["ops"]},
+    "auditor": {"scopes": EVERYTHING},
+    "acme": {
+        "scopes": EVERYTHING,
+        "roles": ["risk_us", "dpo"],
+        "groups": ["sales", "ops"],
+        "org.tenant": "acme",
+    },
+}
+
+# ok: all of it; mask: without personal data; else the status of the refusal.
+#   read      POST /get-online-features for one plain feature
+#   all       the same for every feature of the view
+#   history   POST /v1/historical-features for every feature of the view
+#   describe  GET /api/v1/feature_views/…
+EXPECTED = """
+scorer          read   all    history  push  materialize  describe
+open_stats      ok     ok     ok       403   403          403
+risk_stats      ok     mask   mask     403   403          403
+contacts        ok     mask   mask     403   403          403
+sealed          404    404    404      403   403          403
+tenant_orders   403    403    403      403   403          403
+tenant_risk     404    404    404      403   403          403
+risk_score      ok     ok     ok       403   403          403
+dial            404    404    404      403   403          403
+
+analyst         read   all    history  push  materialize  describe
+open_stats      404    404    404      403   403          404
+risk_stats      ok     mask   mask     403   403          ok
+contacts        404    404    404      403   403          404
+sealed          404    404    404      403   403          404
+tenant_orders   ok     ok     404      403   403          404
+tenant_risk     ok     ok     404      403   403          404
+risk_score      ok     ok     ok       403   403          ok
+dial            404    404    404      403   403          404
+
+pusher          read   all    history  push  materialize  describe
+open_stats      403    403    403      ok    ok           ok
+risk_stats      403    403    403      ok    ok           ok
+contacts        403    403    403      ok    ok           ok
+sealed          403    403    403      403   403          ok
+tenant_orders   403    403    403      403   ok           ok
+tenant_risk     403    403    403      403   403          ok
+risk_score      403    403    403      ok    ok           ok
+dial            403    403    403      403   403          ok
+
+auditor         read   all    history  push  materialize  describe
+open_stats      ok     ok     ok       ok    ok           ok
+risk_stats      403    403    403      403   403          ok
+contacts        ok     ok     ok       ok    ok           ok
+sealed          403    403    403      403   403          ok
+tenant_orders   403    403    403      403   ok           ok
+tenant_risk     403    403    403      403   403          ok
+risk_score      403    403    403      ok    ok           ok
+dial            403    403    403      403   403          ok
+
+acme            read   all    history  push  materialize  describe
+open_stats      ok     ok     ok       ok    ok           ok
+risk_stats      ok     ok     ok       403   ok           ok
+contacts        ok     ok     ok       ok    ok           ok
+sealed          403    403    403      403   403          ok
+tenant_orders   ok     ok     ok       ok    ok           ok
+tenant_risk     ok     ok     ok       403   403          ok
+risk_score      ok     ok     ok       ok    ok           ok
+dial            ok     ok     ok       403   403          ok
+"""
+
+
+def table() -> Iterator[tuple[str, str, str, str]]:
+    """Principal, view, act and outcome of each of the 240 cells."""
+    for block in EXPECTED.strip().split("\n\n"):
+        head, *lines = (line.split() for line in block.splitlines())
+        for name, *outcomes in lines:
+            yield from ((head[0], name, act, outcome) for act, outcome in zip(head[1:], outcomes, strict=True))
+
+
+def filled(folder: Any, **settings: Any) -> Platform:
+    made = Platform(folder)
+    for one in VIEWS:
+        keys = ["acme", "globex"] if isinstance(one, ViewSpec) and one.row_filter else [1, 2]
+        phones = [SECRET_PHONE] if one.field("phone") else []
+        made.add(one, *[(key, NOW - HOUR, SECRET_VALUE, *phones) for key in keys])
+        if isinstance(one, ViewSpec):
+            made.past(one, *[(key, NOW - HOUR, SECRET_VALUE, *phones) for key in keys])
+    made.publish()
+    made.settings = made.settings.model_copy(update=settings)
+    return made
+
+
+def token_of(platform: Platform, name: str) -> dict[str, Any]:
+    who = dict(PRINCIPALS[name])
+    return bearer(platform.issuer.token(name, who.pop("scopes").split(), 600, who))
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    made = filled(tmp_path_factory.mktemp("guarded"))
+    yield made
+    made.store.close()
+
+
+@pytest.fixture(scope="module")
+async def http(guarded: Platform) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(guarded.app(), timeout=120) as client:
+        yield client
+
+
+def keys_of(name: str) -> dict[str, list[Any]]:
+    return {"tenant_id": ["acme"]} if name.startswith("tenant_") else {"id": [1]}
+
+
+def plain(name: str) -> str:
+    return f"{name}:{name}_value" if name in ("risk_score", "dial") else f"{name}:value"
+
+
+async def outcome(http: httpx.AsyncClient, platform: Platform, principal: str, name: str, act: str) -> str:
+    token = token_of(platform, principal)
+    if act == "describe":
+        return told(await http.get(f"/api/v1/feature_views/{name}", headers=token))
+    if act in ("push", "materialize"):
+        return decided(platform, principal, name, act)
+    features = [plain(name) if act == "read" else f"{name}:*"]
+    if act == "history":
+        spine = {**keys_of(name), "event_timestamp": [NOW.isoformat()]}
+        answer = await http.post("/v1/historical-features", json={"features": features, "spine": spine}, headers=token)
+        return told(answer, complete=answer.is_success and not missing(answer, name))
+    question = {"features": features, "entities": keys_of(name)}
+    answer = await http.post("/get-online-features", json=question, headers=token)
+    return told(answer, complete=b"MASKED" not in answer.content)
+
+
+def told(answer: httpx.Response, *, complete: bool = True) -> str:
+    """What became of a request. A refusal has nothing of what was stored."""
+    if answer.is_success:
+        return "ok" if complete else "mask"
+    assert str(SECRET_VALUE) not in answer.text
+    assert SECRET_PHONE not in answer.text
+    return str(answer.status_code)
+
+
+def missing(answer: httpx.Response, name: str) -> set[str]:
+    """The features that were left out of a history."""
+    declared = {field.name for one in VIEWS if one.name == name for field in one.features}
+    return declared - set(pl.read_parquet(io.BytesIO(answer.content)).columns)
+
+
+def decided(platform: Platform, principal: str, name: str, act: str) -> str:
+    """What is decided about a push of a row, or a materialisation."""
+    who = dict(PRINCIPALS[principal])
+    scopes, roles, groups = who.pop("scopes"), who.pop("roles", ()), who.pop("groups", ())
+    asking = Principal.of(principal, scopes, roles=roles, groups=groups, claims=who)
+    access = Access(platform.registry.read().registry)
+    try:
+        access.decide(asking, PUSH if act == "push" else MATERIALIZE, name).enforce().admit(keys_of(name).__getitem__)
+    except Forbidden as error:
+        return "404" if error.decision.hidden and asking.grant.anywhere(error.decision.act) else "403"
+    return "ok"
+
+
+@pytest.mark.parametrize("principal", PRINCIPALS)
+@pytest.mark.parametrize("name", [one.name for one in VIEWS])
+async def test_everybody_is_allowed_what_the_table_says(
+    principal: str, name: str, http: httpx.AsyncClient, guarded: Platform
+) -> None:
+    expected = {act: outcome for who, of, act, outcome in table() if (who, of) == (principal, name)}
+    found = {act: await outcome(http, guarded, principal, name, act) for act in expected}
+    assert found == expected
+
+
+def test_the_table_is_whole() -> None:
+    cells = {cell[:3] for cell in table()}
+    assert len(cells) == len(list(table())) == 5 * 8 * 6
+
+
+# Requests for several views.
+
+
+@pytest.mark.parametrize(
+    ("principal", "features", "status"),
+    [
+        ("acme", ["open_stats:value", "sealed:value"], 403),
+        ("acme", ["sealed:value", "open_stats:value"], 403),
+        ("acme", ["open_stats:value", "nothing:value"], 404),
+        ("analyst", ["risk_stats:value", "contacts:value"], 404),
+        ("analyst", ["risk_stats:value", "nothing:value"], 404),
+        ("scorer", ["open_stats:value", "dial:dial_value"], 404),
+        ("auditor", ["open_stats:value", "risk_score:risk_score_value"], 403),
+    ],
+)
+async def test_one_refusal_refuses_all_of_it(
+    principal: str, features: list[str], status: int, http: httpx.AsyncClient, guarded: Platform
+) -> None:
+    token = token_of(guarded, principal)
+    question = {"features": features, "entities": {"id": [1]}}
+    spine = {"id": [1], "event_timestamp": [NOW.isoformat()]}
+    for path, body in (
+        ("/get-online-features", {**question, "full_feature_names": True}),
+        ("/v1/historical-features", {"features": features, "spine": spine, "full_feature_names": True}),
+    ):
+        if principal == "analyst" and path.startswith("/v1"):
+            continue
+        answer = await http.post(path, json=body, headers=token)
+        assert answer.status_code == status
+        told(answer)
+
+
+async def test_unknown_and_forbidden_look_alike(http: httpx.AsyncClient, guarded: Platform) -> None:
+    token = token_of(guarded, "scorer")
+    answers = []
+    for name in ("sealed", "nothing"):
+        question = {"features": [f"{name}:value"], "entities": {"id": [1]}}
+        answer = await http.post("/get-online-features", json=question, headers=token)
+        document = answer.json()
+        document.pop("request_id")
+        document["detail"] = document["detail"].replace(name, "…")
+        answers.append((answer.status_code, document, answer.headers.get("www-authenticate")))
+    assert answers[0] == answers[1]
+
+
+async def test_a_refusal_says_what_would_help(http: httpx.AsyncClient, guarded: Platform) -> None:
+    """A scope, where one would; whom the policy names, where the caller may know that; RFC 6750 has no word for a policy."""
+    question = {"features": ["risk_stats:value"], "entities": {"id": [1]}}
+    answer = await http.post("/get-online-features", json=question, headers=token_of(guarded, "auditor"))
+    assert answer.json()["type"] == "urn:feature-assets:problem:forbidden"
+    assert "the policy of 'risk_stats' names client:scorer, role:risk_*" in answer.json()["detail"]
+    assert "www-authenticate" not in answer.headers
+    scopes = ["features:read:open_stats", "registry:read"]
+    narrow = bearer(guarded.issuer.token("auditor", scopes, 600))
+    question = {"features": ["contacts:value"], "entities": {"id": [1]}}
+    answer = await http.post("/get-online-features", json=question, headers=narrow)
+    assert 'error="insufficient_scope", scope="features:read:contacts"' in answer.headers["www-authenticate"]
+
+
+# Rows.
+
+PATHS = ("/get-online-features", "/v1/historical-features")
+
+
+def asking(path: str, tenants: list[Any]) -> dict[str, Any]:
+    rows: dict[str, Any] = {"tenant_id": tenants}
+    features = {"features": ["tenant_orders:value"]}
+    if path == PATHS[0]:
+        return {**features, "entities": rows}
+    return {**features, "spine": {**rows, "event_timestamp": [NOW.isoformat()] * len(tenants)}}
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_row_of_somebody_else_refuses_the_whole_request(
+    path: str, http: httpx.AsyncClient, guarded: Platform
+) -> None:
+    """The key column is named, and nobody's value of it."""
+    token = token_of(guarded, "acme")
+    for tenants in (["globex"], ["acme", "globex"], ["globex", "acme", "acme"], ["acme", "ACME"], ["initech"]):
+        answer = await http.post(path, json=asking(path, tenants), headers=token)
+        assert answer.status_code == 403, answer.text
+        assert answer.json()["type"] == "urn:feature-assets:problem:forbidden"
+        assert "'tenant_id'" in answer.json()["detail"]
+        assert not any(tenant in answer.text for tenant in ("acme", "globex", "initech", str(SECRET_VALUE)))
+    answer = await http.post(path, json=asking(path, ["acme", "acme"]), headers=token)
+    assert answer.is_success
+
+
+async def test_without_a_spine_the_rows_are_ones_own(http: httpx.AsyncClient, guarded: Platform) -> None:
+    body = {"features": ["tenant_orders:value", "tenant_risk:phone"], "since": "2013-01-01", "until": "2014-01-01"}
+    answer = await http.post("/v1/historical-features", json=body, headers=token_of(guarded, "acme"))
+    assert answer.is_success, answer.text
+    rows = pl.read_parquet(io.BytesIO(answer.content))
+    assert rows.select("tenant_id", "value", "phone").rows() == [("acme", SECRET_VALUE, SECRET_PHONE)]
+
+
+async def test_what_is_refused_was_not_read(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the view that is open, asked for with one that is not, nor the rows that are one's own beside others."""
+    site = install(tmp_path_factory.mktemp("site"))
+    monkeypatch.setattr(sys, "path", [str(site), *sys.path])
+    folder = tmp_path_factory.mktemp("counted")
+    platform = filled(folder, online=f"counting:{folder / 'online.db'}")
+    token = token_of(platform, "acme")
+    mixed = {"features": ["open_stats:value", "sealed:value"], "entities": {"id": [1]}, "full_feature_names": True}
+    READS.clear()
+    async with client_of(platform.app()) as http:
+        for body in (mixed, asking(PATHS[0], ["acme", "globex"])):
+            for _ in range(2):
+                answer = await http.post(PATHS[0], json=body, headers=token)
+                assert answer.status_code == 403
+        assert READS.total() == 0
+        answer = await http.post(PATHS[0], json=asking(PATHS[0], ["acme"]), headers=token)
+        assert columns(answer.json())["value"] == [SECRET_VALUE]
+        assert READS == {"tenant_orders": 1}
+        # A question that is compiled already is decided anew for everybody.
+        answer = await http.post(PATHS[0], json=asking(PATHS[0], ["acme"]), headers=token_of(platform, "auditor"))
+        assert answer.status_code == 403
+        assert READS.total() == 1
+    platform.store.close()
+
+
+async def test_a_policy_counts_from_the_next_snapshot_on(tmp_path_factory: pytest.TempPathFactory) -> None:
+    platform = filled(tmp_path_factory.mktemp("changing"))
+    token = token_of(platform, "scorer")
+    question = {"features": ["open_stats:value"], "entities": {"id": [1]}}
+    app = platform.app()
+    async with client_of(app) as http:
+        assert (await http.post(PATHS[0], json=question, headers=token)).status_code == 200
+        platform.objects[0] = view("open_stats", VALUE, entity=THING, access={"read": ["role:nobody_yet"]})
+        platform.publish()
+        app.state.serving.refresh()
+        assert (await http.post(PATHS[0], json=question, headers=token)).status_code == 404
+    platform.store.close()
