@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 import polars as pl
 
+from feature_assets.declared import Declared
 from feature_assets.errors import DeclarationError
 from feature_assets.expressions import from_data, to_data
 
@@ -25,6 +26,7 @@ class Check(
     tag=str,
     omit_defaults=True,
     forbid_unknown_fields=True,
+    metaclass=Declared,
 ):
     """What every check has.
 
@@ -86,10 +88,8 @@ class InRange(RowCheck, frozen=True):
     def __post_init__(self) -> None:
         if self.minimum is None and self.maximum is None:
             raise DeclarationError(f"InRange('{self.column}') has no bound; give minimum=, maximum= or both.")
-        for name, bound in (("minimum", self.minimum), ("maximum", self.maximum)):
-            if bound is not None:
-                # A whole number would be written as one and read back as a float: other bytes for the same check.
-                msgspec.structs.force_setattr(self, name, float(bound))
+        if self.minimum != self.minimum or self.maximum != self.maximum:
+            raise DeclarationError(f"InRange('{self.column}'): NaN bounds nothing; give a number.")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise DeclarationError(f"InRange('{self.column}'): minimum {self.minimum} is above maximum {self.maximum}.")
 
@@ -145,9 +145,6 @@ class Unique(RowCheck, frozen=True):
     of: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        given: Any = self.of
-        if isinstance(given, str):
-            raise DeclarationError(f"Unique({given!r}): name columns in a tuple, as in Unique(({given!r},)).")
         if not self.of:
             raise DeclarationError("Unique() names no column; name at least one.")
 
@@ -172,6 +169,11 @@ class Expression(RowCheck, frozen=True):
     def __post_init__(self) -> None:
         if not self.name:
             raise DeclarationError("Expression(…) needs a name=, which the check is called in Dagster.")
+        # As text it is what was stored: JSON.
+        if not isinstance(self.condition, pl.Expr) and not str(self.condition).startswith("{"):
+            raise DeclarationError(
+                f"Check '{self.name}': {self.condition!r} is not a Polars expression. Write it as in pl.col('temp') > 0."
+            )
         if isinstance(self.condition, pl.Expr):
             msgspec.structs.force_setattr(self, "condition", to_data(self.condition, f"Check '{self.name}'"))
 
@@ -200,6 +202,12 @@ class RowCount(Check, frozen=True):
     minimum: int = 1
     maximum: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.minimum < 0 or (self.maximum is not None and self.maximum < self.minimum):
+            raise DeclarationError(
+                f"RowCount(minimum={self.minimum}, maximum={self.maximum}): no count lies between. Give 0 ≤ minimum ≤ maximum."
+            )
+
     @property
     def asks(self) -> str:
         return f"{self.minimum:,} ≤ rows" + ("" if self.maximum is None else f" ≤ {self.maximum:,}")
@@ -209,6 +217,10 @@ class Fresh(Check, frozen=True):
     """The newest event timestamp is at most `max_age` before the end of the partition (or now, if that is earlier)."""
 
     max_age: timedelta
+
+    def __post_init__(self) -> None:
+        if self.max_age <= timedelta(0):
+            raise DeclarationError(f"Fresh({self.max_age}) is not positive; say how old the newest row may be.")
 
     @property
     def asks(self) -> str:
@@ -255,13 +267,9 @@ def run_checks(
         end: the end of the last partition's window, where there is one (UTC).
         now: the present (UTC).
         personal: columns that the examples are shown without.
-
-    Raises:
-        DeclarationError: a check asks what its column's type cannot answer, as a range of text.
     """
     if not checks:
         return []
-    _refuse_other_types(checks, rows)
     counts = {str(i): c.failing().sum() for i, c in enumerate(checks) if isinstance(c, RowCheck)}
     summary = rows.select(pl.len().alias("rows"), pl.col(event_timestamp).max().alias("newest"), **counts).collect(
         engine="streaming"
@@ -285,15 +293,26 @@ def run_checks(
     return results
 
 
-def _refuse_other_types(checks: Sequence[AnyCheck], rows: pl.LazyFrame) -> None:
-    empty = pl.DataFrame(schema=rows.collect_schema())
+def check_types(checks: Sequence[AnyCheck], schema: pl.Schema) -> None:
+    """Refuse checks that columns of these dtypes cannot be asked.
+
+    Raises:
+        DeclarationError: naming the check, its columns and the mend.
+    """
+    empty = pl.DataFrame(schema=schema)
     for check in checks:
+        if not isinstance(check, RowCheck):
+            continue
         try:
-            if isinstance(check, RowCheck):
-                empty.select(check.failing())
+            dtype = empty.select(check.failing()).dtypes[0]
         except pl.exceptions.PolarsError as error:
-            columns = ", ".join(f"'{name}' ({empty.schema[name]})" for name in check.columns)
-            raise DeclarationError(
-                f"Check {check.label} cannot be asked of {columns}: {str(error).splitlines()[0]}. "
-                "Give it values of the column's type, or check another column."
-            ) from error
+            told = str(error).splitlines()[0]
+        else:
+            if dtype == pl.Boolean():
+                continue
+            told = f"it is {dtype}, neither true nor false"
+        columns = ", ".join(f"'{name}' ({empty.schema[name]})" for name in check.columns)
+        raise DeclarationError(
+            f"Check {check.label} cannot be asked of {columns}: {told}. "
+            "Give it values of the column's type, or check another column."
+        )

@@ -16,7 +16,6 @@ import polars as pl
 from feature_assets.casting import NotCastable, lossless
 from feature_assets.errors import ContractBroken
 from feature_assets.spec import PARTITION, UNPARTITIONED, ViewSpec
-from feature_assets.types import FeatureType, Timestamp
 
 _RAW = "__raw_"
 
@@ -143,14 +142,9 @@ def _conform(
     )
 
 
-def _types(view: ViewSpec) -> dict[str, FeatureType]:
-    times = {name: Timestamp for name in (view.event_timestamp, view.created_timestamp) if name is not None}
-    return {**view.join_keys, **times, **{one.name: one.type for one in view.features}}
-
-
 def _casts(view: ViewSpec, place: str, schema: pl.Schema) -> tuple[list[pl.Expr], list[_Rule]]:
     casts, rules = [], []
-    for name, of in _types(view).items():
+    for name, of in view.types.items():
         try:
             cast = lossless(pl.col(_RAW + name), schema[name], of)
         except NotCastable as error:

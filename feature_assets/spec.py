@@ -8,14 +8,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from threading import Lock
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 
 from feature_assets.checks import AnyCheck
+from feature_assets.declared import Declared
 from feature_assets.errors import DeclarationError, WrongType
 from feature_assets.policies import ON_DEMAND_ACTS, checked_access, checked_row_filter
-from feature_assets.types import FeatureType, parse_type
+from feature_assets.types import FeatureType, Timestamp, parse_type
 
 PUBLICATION = "__publication"
 """The column that every stored row carries: the publication that wrote it; a later one is greater."""
@@ -46,8 +47,17 @@ def _check_distinct(names: Iterable[str], place: str, kind: str) -> None:
         seen.add(name.lower())
 
 
-class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The root of all declarations."""
+_CHECK = re.compile(r"[A-Za-z0-9_]+")
+
+LONGEST = timedelta(days=365_000)
+"""Longer spans lead out of the years that times are kept in."""
+
+
+class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, metaclass=Declared):
+    """The root of all declarations. `KIND` is what a message calls it, `CALLED` what its author calls a field."""
+
+    KIND: ClassVar[str] = ""
+    CALLED: ClassVar[Mapping[str, str]] = {}
 
 
 class Entity(Spec, frozen=True):
@@ -61,14 +71,12 @@ class Entity(Spec, frozen=True):
 
     def __post_init__(self) -> None:
         _check_name("Entity", self.name)
-        if not isinstance(self.join_keys, Mapping) or not self.join_keys:
+        if not self.join_keys:
             raise DeclarationError(
                 f"Entity '{self.name}' has no join keys. Name each with its type: join_keys={{'{self.name}_id': String}}."
             )
         for key, of in self.join_keys.items():
             _check_name(f"Entity '{self.name}': join key", key)
-            if not isinstance(of, FeatureType):
-                raise DeclarationError(f"Entity '{self.name}': join key '{key}' has no feature type but {of!r}.")
             if not of.keyable:
                 raise DeclarationError(
                     f"Entity '{self.name}': join key '{key}' cannot be a {of}: two such values may be equal and differ "
@@ -95,10 +103,6 @@ class Field(Spec, frozen=True):
 
     def __post_init__(self) -> None:
         _check_name("Field", self.name)
-        if not isinstance(self.type, FeatureType):
-            raise DeclarationError(
-                f"Field '{self.name}' has no feature type but {self.type!r}. Import one: from feature_assets import Float64."
-            )
         if self.default is None:
             return
         try:
@@ -141,7 +145,7 @@ class DynamicPartitions(Spec, frozen=True, tag="dynamic"):
 
 Partitions = TimePartitions | StaticPartitions | DynamicPartitions
 
-_SCHEMES_WITH_SECRETS = re.compile(r"://[^/@]*:[^/@]*@")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class _Source(Spec, frozen=True, kw_only=True):
@@ -159,8 +163,9 @@ class _Source(Spec, frozen=True, kw_only=True):
     owners: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_name("Source", self.name)
-        _check_distinct(self.field_mapping.values(), f"Source '{self.name}': field_mapping", "column")
+        place = f"{type(self).__name__} '{self.name}'"
+        _check_name(type(self).__name__, self.name)
+        _check_distinct(self.field_mapping.values(), f"{place}: field_mapping", "column")
 
 
 class FileSource(_Source, frozen=True, kw_only=True, tag="file"):
@@ -171,14 +176,19 @@ class FileSource(_Source, frozen=True, kw_only=True, tag="file"):
 
     def __post_init__(self) -> None:
         _Source.__post_init__(self)
-        if self.format not in ("parquet", "csv", "jsonl"):
-            raise DeclarationError(f"FileSource '{self.name}': format '{self.format}' is not parquet, csv or jsonl.")
+        if not self.path.strip():
+            raise DeclarationError(f"FileSource '{self.name}' has no path; name a file, a glob or a URL.")
 
 
 class DeltaSource(_Source, frozen=True, kw_only=True, tag="delta"):
     """A Delta table: a path or an object-store URL."""
 
     path: str
+
+    def __post_init__(self) -> None:
+        _Source.__post_init__(self)
+        if not self.path.strip():
+            raise DeclarationError(f"DeltaSource '{self.name}' has no path; name the folder of a table, or its URL.")
 
 
 class SqlSource(_Source, frozen=True, kw_only=True, tag="sql"):
@@ -189,7 +199,9 @@ class SqlSource(_Source, frozen=True, kw_only=True, tag="sql"):
 
     def __post_init__(self) -> None:
         _Source.__post_init__(self)
-        if _SCHEMES_WITH_SECRETS.search(self.connection) or "://" in self.connection:
+        if not self.query.strip():
+            raise DeclarationError(f"SqlSource '{self.name}' has no query; write one.")
+        if not _VARIABLE.fullmatch(self.connection):
             raise DeclarationError(
                 f"SqlSource '{self.name}': connection is the name of an environment variable that holds the URI, "
                 "as in connection='WAREHOUSE_URI'; a URI itself would put its password into the registry."
@@ -207,7 +219,6 @@ class RequestSource(Spec, frozen=True):
 
     def __post_init__(self) -> None:
         _check_name("RequestSource", self.name)
-        msgspec.structs.force_setattr(self, "schema", tuple(self.schema))
         if not self.schema:
             raise DeclarationError(f"RequestSource '{self.name}' has no fields; give schema=[Field(…)].")
         _check_distinct((field.name for field in self.schema), f"RequestSource '{self.name}'", "field")
@@ -236,20 +247,29 @@ class ViewProjection(Spec, frozen=True):
             raise DeclarationError(
                 f"{self.view}['{features}']: name features in a list, as in {self.view}[['{features}']]."
             )
-        return msgspec.structs.replace(self, features=tuple(features))
+        if not features:
+            raise DeclarationError(f"{self.view}[[]] names no feature; name some, or leave the brackets out for all.")
+        _check_distinct(features, f"{self.view}[{list(features)!r}]", "feature")
+        return self._with(features=features)
 
     def with_name(self, alias: str) -> Self:
         """The same features under another view name."""
         _check_name(f"View '{self.view}': alias", alias)
-        return msgspec.structs.replace(self, alias=alias)
+        return self._with(alias=alias)
 
     def with_join_key_map(self, join_key_map: Mapping[str, str]) -> Self:
         """The same features looked up by other columns: `{"origin": "dest"}` takes the key from `dest`."""
-        return msgspec.structs.replace(self, join_key_map=dict(join_key_map))
+        return self._with(join_key_map=join_key_map)
+
+    def _with(self, **changed: Any) -> Self:
+        # Not `replace`, which would take arguments of any type.
+        return type(self)(**{**msgspec.structs.asdict(self), **changed})
 
 
 class _Described(Spec, frozen=True, kw_only=True):
     """What views and services have alike. `deprecated` says what to use instead."""
+
+    CALLED: ClassVar[Mapping[str, str]] = {"features": "schema", "partitions": "partitions_def"}
 
     name: str
     description: str = ""
@@ -266,6 +286,8 @@ class ViewSpec(_Described, frozen=True, kw_only=True):
     clock. `access` says which principals may do what (None: scopes alone decide), `row_filter` which claim a join key has
     to equal.
     """
+
+    KIND: ClassVar[str] = "View"
 
     version: int = 1
     entities: tuple[Entity, ...] = ()
@@ -299,13 +321,23 @@ class ViewSpec(_Described, frozen=True, kw_only=True):
             )
         if self.max_future < timedelta(0):
             raise DeclarationError(f"{place}: max_future {self.max_future} is negative.")
+        if max(self.ttl or self.max_future, self.max_future) > LONGEST:
+            raise DeclarationError(
+                f"{place}: a ttl or max_future above {LONGEST.days:,} days is no limit. Leave it out."
+            )
         _check_distinct((entity.name for entity in self.entities), place, "entity")
+        # Of two entities with one key the columns would be one, and no row could tell them apart.
+        _check_distinct((key for entity in self.entities for key in entity.join_keys), place, "join key")
         _check_distinct(self.columns, place, "column")
         for check in self.checks:
             if unknown := [column for column in check.columns if column not in self.columns]:
                 raise DeclarationError(
                     f"{place}: check {check.label} reads '{unknown[0]}', which the view does not have. "
                     f"It has: {', '.join(self.columns)}."
+                )
+            if not _CHECK.fullmatch(check.label):
+                raise DeclarationError(
+                    f"{place}: check {check.label!r}: a check's name has letters, digits and underscores only."
                 )
         _check_distinct((check.label for check in self.checks), place, "check")
         msgspec.structs.force_setattr(self, "access", checked_access(place, self.access))
@@ -315,6 +347,12 @@ class ViewSpec(_Described, frozen=True, kw_only=True):
     def join_keys(self) -> dict[str, FeatureType]:
         """All join keys of all entities, in their order; empty for a view without entities."""
         return {key: of for entity in self.entities for key, of in entity.join_keys.items()}
+
+    @property
+    def types(self) -> dict[str, FeatureType]:
+        """The type of every column, in the order of `columns`."""
+        features = {one.name: one.type for one in self.features}
+        return {name: features.get(name) or self.join_keys.get(name, Timestamp) for name in self.columns}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -360,6 +398,8 @@ class OnDemandViewSpec(_Described, frozen=True, kw_only=True):
     `view__feature` with `full_feature_names`. Who may read it may read all its sources; `access` can ask for more.
     """
 
+    KIND: ClassVar[str] = "On-demand view"
+
     sources: tuple[ViewProjection, ...] = ()
     request: tuple[RequestSource, ...] = ()
     features: tuple[Field, ...]
@@ -392,6 +432,9 @@ class OnDemandViewSpec(_Described, frozen=True, kw_only=True):
 class ServiceSpec(_Described, frozen=True, kw_only=True):
     """The named list of features that one model uses."""
 
+    KIND: ClassVar[str] = "Feature service"
+    CALLED: ClassVar[Mapping[str, str]] = {}
+
     features: tuple[ViewProjection, ...]
     asset_key: tuple[str, ...] = ()
 
@@ -401,7 +444,8 @@ class ServiceSpec(_Described, frozen=True, kw_only=True):
             raise DeclarationError(
                 f"Feature service '{self.name}' has no features; give features=[view[['feature']], …]."
             )
-        _check_distinct((projection.name for projection in self.features), f"Feature service '{self.name}'", "view")
+        place = f"Feature service '{self.name}'"
+        _check_distinct((projection.name for projection in self.features), place, "view")
 
 
 _T = TypeVar("_T")

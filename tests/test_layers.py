@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "feature_assets"
 
 LAYERS = [
-    {"errors", "config", "types", "expressions", "checks", "policies", "spec"},
+    {"errors", "config", "types", "declared", "expressions", "checks", "policies", "spec"},
     {"references", "casting", "conform", "shapes", "functions", "transformations", "joins"},
     {"access", "registry", "offline", "online", "objects", "sources"},
     {"settlement", "publication", "historical", "lookup", "training", "store"},

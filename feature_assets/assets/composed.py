@@ -2,15 +2,18 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import dagster as dg
 import polars as pl
 
+from feature_assets.assets.feature_view import FeatureView
 from feature_assets.assets.metadata import metadata_for, spec_from_metadata
+from feature_assets.assets.passed_on import declaring, refuse_unknown_parameters
+from feature_assets.assets.projection import Projection, asset_key, projected
 from feature_assets.errors import DeclarationError
-from feature_assets.expressions import to_data
+from feature_assets.registry import Registry
 from feature_assets.spec import (
     Expressions,
     Field,
@@ -19,10 +22,12 @@ from feature_assets.spec import (
     RequestSource,
     ServiceSpec,
     ViewProjection,
+    ViewSpec,
 )
-from feature_assets.transformations import check_row_wise, function_digest, import_path
+from feature_assets.transformations import declared_expressions, declared_function
 
 _Declared = TypeVar("_Declared", bound="_Declaration")
+Needed: TypeAlias = ViewSpec | OnDemandViewSpec | None
 
 
 class _Declaration(dg.AssetsDefinition):
@@ -43,18 +48,33 @@ class _Declaration(dg.AssetsDefinition):
         return self
 
     def _declare(
-        self, spec: OnDemandViewSpec | ServiceSpec, deps: Sequence[Any], kind: str, asset: dict[str, Any]
+        self,
+        spec: OnDemandViewSpec | ServiceSpec,
+        place: str,
+        deps: Sequence[dg.AssetKey],
+        kind: str,
+        asset: dict[str, Any],
     ) -> None:
-        one = dg.AssetSpec(
-            asset.pop("key", None) or [*_path(asset.pop("key_prefix", None)), spec.name],
-            deps=list(dict.fromkeys(deps)),
-            description=spec.description or None,
-            owners=list(spec.owners),
-            tags=dict(spec.tags),
-            kinds=asset.pop("kinds", None) or {kind},
-            metadata={**metadata_for(spec), **(asset.pop("metadata", None) or {})},
-            **asset,
-        )
+        refuse_unknown_parameters(place, asset, dg.AssetSpec, type(self).__init__)
+        prefix, key = asset.pop("key_prefix", None), asset.pop("key", None)
+        key = dg.AssetKey.from_coercible(key or [*_path(prefix), spec.name])
+        if key in deps:
+            raise DeclarationError(
+                f"{place} has the name of a view that it is made of. Give it another, or give one of the two a key_prefix=."
+            )
+        deprecated = {"feature_assets/deprecated": ""} if spec.deprecated else {}
+        metadata = {**metadata_for(spec), **({"deprecated": spec.deprecated} if spec.deprecated else {})}
+        with declaring(place):
+            one = dg.AssetSpec(
+                key,
+                deps=list(dict.fromkeys(deps)),
+                description=spec.description or None,
+                owners=list(spec.owners),
+                tags={**spec.tags, **deprecated},
+                kinds=asset.pop("kinds", None) or {kind},
+                metadata={**metadata, **(asset.pop("metadata", None) or {})},
+                **asset,
+            )
         dg.AssetsDefinition.__init__(self, specs=[one])
 
 
@@ -99,34 +119,35 @@ class OnDemandFeatureView(_Declaration):
         deprecated: str | None = None,
         **asset: Any,
     ) -> None:
+        place = f"On-demand view '{name}'"
+        if (expressions is None) == (function is None) or (function is None and mode != "frame"):
+            raise DeclarationError(f"{place}: give either expressions=, or function= and perhaps mode=.")
+        inputs = _listed(sources, place, "sources")
+        views = [one for one in inputs if not isinstance(one, RequestSource)]
         transformation: Expressions | Function
-        if expressions is not None and function is None:
-            for feature, expression in expressions.items():
-                check_row_wise(expression, f"On-demand view '{name}', feature '{feature}'")
-            stored = {
-                one: to_data(expression, f"On-demand view '{name}', feature '{one}'")
-                for one, expression in expressions.items()
-            }
-            transformation = Expressions(stored)
-        elif function is not None and expressions is None:
-            transformation = Function(import_path(function), function_digest(function), mode)
+        if function is not None:
+            transformation = declared_function(function, mode=mode)
         else:
-            raise DeclarationError(f"On-demand view '{name}': give either expressions= or function=.")
-        views = [one for one in sources if not isinstance(one, RequestSource)]
-        spec = OnDemandViewSpec(
-            name=name,
-            sources=tuple(_projection(one, f"On-demand view '{name}'") for one in views),
-            request=tuple(one for one in sources if isinstance(one, RequestSource)),
-            features=tuple(schema),
-            transformation=transformation,
-            full_feature_names=full_feature_names,
-            access=access,  # type: ignore[arg-type]
-            description=description or inspect.cleandoc((function.__doc__ if function else "") or ""),
-            tags=dict(tags or {}),
-            owners=tuple(owners),
-            deprecated=deprecated,
-        )
-        self._declare(spec, [_key(one) for one in views], "polars", asset)
+            transformation = declared_expressions(name, expressions or {})
+        # As they were given: the specification compares each with what it takes.
+        declaration: dict[str, Any] = {
+            "name": name,
+            "sources": [projected(one, place) for one in views],
+            "request": [one for one in inputs if isinstance(one, RequestSource)],
+            "features": schema,
+            "transformation": transformation,
+            "full_feature_names": full_feature_names,
+            "access": access,
+            "description": description or inspect.cleandoc((function.__doc__ if function else "") or ""),
+            "tags": tags or {},
+            "owners": owners,
+            "deprecated": deprecated,
+        }
+        spec = OnDemandViewSpec(**declaration)
+        self.needs = _needed(views)
+        _check_together(spec, self.needs)
+        kind = "polars" if expressions is not None else "python"
+        self._declare(spec, place, [asset_key(one) for one in views], kind, asset)
 
     @property
     def spec(self) -> OnDemandViewSpec:
@@ -138,10 +159,8 @@ class OnDemandFeatureView(_Declaration):
         """All features of the view."""
         return ViewProjection(self.spec.name)
 
-    def __getitem__(self, features: Sequence[str]) -> ViewProjection:
-        if isinstance(features, int):
-            raise TypeError("An on-demand view is not a sequence; name features in a list.")
-        return self.reference[features]
+    def __getitem__(self, features: Sequence[str]) -> Projection:
+        return Projection.of(self)[features]
 
 
 def on_demand_feature_view(
@@ -188,15 +207,19 @@ class FeatureService(_Declaration):
         deprecated: str | None = None,
         **asset: Any,
     ) -> None:
-        spec = ServiceSpec(
-            name=name,
-            features=tuple(_projection(one, f"Feature service '{name}'") for one in features),
-            description=description,
-            tags=dict(tags or {}),
-            owners=tuple(owners),
-            deprecated=deprecated,
-        )
-        self._declare(spec, [_key(one) for one in features], "featureservice", asset)
+        place = f"Feature service '{name}'"
+        views = _listed(features, place, "features")
+        declaration: dict[str, Any] = {
+            "name": name,
+            "features": [projected(one, place) for one in views],
+            "description": description,
+            "tags": tags or {},
+            "owners": owners,
+            "deprecated": deprecated,
+        }
+        spec = ServiceSpec(**declaration)
+        _check_together(spec, _needed(views))
+        self._declare(spec, place, [asset_key(one) for one in views], "featureservice", asset)
 
     @property
     def spec(self) -> ServiceSpec:
@@ -209,13 +232,33 @@ class FeatureService(_Declaration):
         return self.spec.name
 
 
-def _projection(source: Any, place: str) -> ViewProjection:
-    projection = source if isinstance(source, ViewProjection) else getattr(source, "reference", None)
-    if not isinstance(projection, ViewProjection):
-        raise DeclarationError(f"{place}: {source!r} is no feature view, on-demand view or projection of one.")
-    return projection
+def _listed(given: Any, place: str, parameter: str) -> list[Any]:
+    """The items of a list of views; one alone is a common slip, and Python would try to iterate over it."""
+    if isinstance(given, dg.AssetsDefinition | Projection | ViewProjection | RequestSource | str):
+        raise DeclarationError(f"{place}: {parameter}= takes a list of views. Put it into one: {parameter}=[…].")
+    return list(given)
 
 
-def _key(source: Any) -> dg.AssetKey:
-    # A projection knows its view by name only; views with a key prefix are named as such in deps.
-    return dg.AssetKey(source.view) if isinstance(source, ViewProjection) else source.key
+def _check_together(spec: OnDemandViewSpec | ServiceSpec, needs: Sequence[Needed]) -> None:
+    """See that what is composed goes together, as far as its views are at hand and not known by name only.
+
+    Raises:
+        DeclarationError: it does not; publishing the registry would say the same.
+    """
+    if None not in needs:
+        Registry.of([*(one for one in needs if one is not None), spec]).check()
+
+
+def _needed(sources: Iterable[Any]) -> tuple[Needed, ...]:
+    """The declarations that these need, their own included; None stands for what is known by name only."""
+    needs: list[Needed] = []
+    for source in sources:
+        view = source.view if isinstance(source, Projection) else source
+        if isinstance(view, FeatureView):
+            needs.append(view.spec)
+        elif isinstance(view, OnDemandFeatureView):
+            # Dagster's copies of a view have lost what the original was declared with.
+            needs += [*getattr(view, "needs", (None,)), view.spec]
+        else:
+            needs.append(None)
+    return tuple(needs)

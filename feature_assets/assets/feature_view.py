@@ -22,11 +22,27 @@ from feature_assets.assets.materialization import (
 )
 from feature_assets.assets.metadata import metadata_for, spec_from_metadata
 from feature_assets.assets.partitions import dimensions, slices
+from feature_assets.assets.passed_on import declaring, refuse_unknown_parameters
+from feature_assets.assets.projection import Projection
 from feature_assets.assets.resources import LOOKBACK, RESOURCE, SOURCE, FeatureAssets
-from feature_assets.checks import AnyCheck, CheckResult
+from feature_assets.checks import AnyCheck, CheckResult, check_types
+from feature_assets.declared import taken
 from feature_assets.errors import DeclarationError, FeatureAssetsError, PublicationConflict, StoreError
 from feature_assets.publication import publish
-from feature_assets.spec import AnySource, Entity, Field, ViewProjection, ViewSpec, digest, to_builtins
+from feature_assets.spec import (
+    LONGEST,
+    AnySource,
+    DeltaSource,
+    Entity,
+    Field,
+    FileSource,
+    SqlSource,
+    TimePartitions,
+    ViewProjection,
+    ViewSpec,
+    digest,
+    to_builtins,
+)
 
 
 class FeatureView(dg.AssetsDefinition):
@@ -55,6 +71,9 @@ class FeatureView(dg.AssetsDefinition):
     ) -> "FeatureView":
         """A view of a source's rows as they are, or through `transform`; the rest as in `feature_view`."""
 
+        if not isinstance(source, FileSource | DeltaSource | SqlSource):
+            raise DeclarationError(f"from_source() takes a FileSource, DeltaSource or SqlSource, not {source!r}.")
+
         def rows(source: pl.LazyFrame) -> Any:
             return transform(source) if transform else source
 
@@ -81,26 +100,28 @@ class FeatureView(dg.AssetsDefinition):
         """All features of the view."""
         return ViewProjection(self.spec.name)
 
-    def __getitem__(self, features: Sequence[str]) -> ViewProjection:
-        # Python's old iteration protocol asks for 0, 1, 2 …; a view is not a sequence.
-        if isinstance(features, int):
-            raise TypeError(
-                f"A feature view is not a sequence; name features, as in view[['{self.spec.features[0].name}']]."
-            )
-        known = [field.name for field in self.spec.features]
-        if unknown := [name for name in features if name not in known] if not isinstance(features, str) else []:
-            raise DeclarationError(
-                f"View '{self.spec.name}' has no feature '{unknown[0]}'. It has: {', '.join(known)}."
-            )
-        return self.reference[features]
+    def __getitem__(self, features: Sequence[str]) -> Projection:
+        return Projection.of(self)[features]
 
-    def with_name(self, alias: str) -> ViewProjection:
+    def with_name(self, alias: str) -> Projection:
         """All features under another view name."""
-        return self.reference.with_name(alias)
+        return Projection.of(self).with_name(alias)
 
-    def with_join_key_map(self, join_key_map: Mapping[str, str]) -> ViewProjection:
+    def with_join_key_map(self, join_key_map: Mapping[str, str]) -> Projection:
         """All features looked up by other columns: `{"origin": "dest"}` takes the key from `dest`."""
-        return self.reference.with_join_key_map(join_key_map)
+        return Projection.of(self).with_join_key_map(join_key_map)
+
+
+_TAKEN_OVER = {
+    "check_specs": (
+        "Its function returns rows and no check results, so they would stay without any: declare them with checks=, or "
+        "apart with @dagster.asset_check."
+    ),
+    "io_manager_key": "Its rows go to the stores that feature_assets.toml names; for plain assets use @dagster.asset.",
+    "io_manager_def": "Its rows go to the stores that feature_assets.toml names; for plain assets use @dagster.asset.",
+    "dagster_type": "The type of its rows is schema=.",
+    "output_required": "It publishes whenever it is materialised; return no rows to empty the partition.",
+}
 
 
 def feature_view(
@@ -166,28 +187,35 @@ def feature_view(
 
     def declare(function: Callable[..., Any]) -> FeatureView:
         title = name or str(getattr(function, "__name__", ""))
-        spec = ViewSpec(
-            name=title,
-            version=version,
-            entities=tuple(entities),
-            features=tuple(schema),
-            event_timestamp=event_timestamp,
-            created_timestamp=created_timestamp,
-            ttl=ttl,
-            partitions=dimensions(partitions_def, f"View '{title}'"),
-            checks=tuple(checks),
-            online=online,
-            max_future=max_future,
-            description=description or inspect.cleandoc(function.__doc__ or ""),
-            owners=tuple(owners),
-            tags=dict(tags or {}),
-            deprecated=deprecated,
-        )
+        place = f"View '{title}'"
+        refuse_unknown_parameters(place, asset, dg.asset, feature_view)
+        # As they were given: the specification compares each with what it takes.
+        declaration: dict[str, Any] = {
+            "name": title,
+            "version": version,
+            "entities": entities,
+            "features": schema,
+            "event_timestamp": event_timestamp,
+            "created_timestamp": created_timestamp,
+            "ttl": ttl,
+            "partitions": dimensions(partitions_def, place),
+            "checks": checks,
+            "online": online,
+            "max_future": max_future,
+            "description": description or inspect.cleandoc(function.__doc__ or ""),
+            "owners": owners,
+            "tags": tags or {},
+            "deprecated": deprecated,
+        }
+        spec = ViewSpec(**declaration)
+        check_types(spec.checks, pl.Schema({one: of.polars for one, of in spec.types.items()}))
+        outside: dict[str, AnySource] = taken(place, "sources", sources or {}, dict[str, AnySource])
+        wrapped = AssetFunction.of(function, place)
         # Who may see the rows changes nothing in them: a policy that changes makes no partition stale.
-        version_of = code_version or _code_version(function, spec, sources or {})
-        policy = {"access": access, "row_filter": row_filter or {}}
+        version_of = taken(place, "code_version", code_version, str | None) or _code_version(function, spec, outside)
+        policy: dict[str, Any] = {"access": access, "row_filter": row_filter or {}}
         spec = msgspec.structs.replace(spec, code_version=version_of, **policy)
-        return _asset(spec, AssetFunction.of(function), partitions_def, sources or {}, lookback, backfill_policy, asset)
+        return _asset(spec, wrapped, partitions_def, outside, lookback, backfill_policy, asset)
 
     return declare
 
@@ -216,59 +244,64 @@ def _asset(
     backfill_policy: dg.BackfillPolicy | None,
     asset: dict[str, Any],
 ) -> FeatureView:
-    if "check_specs" in asset:
-        raise DeclarationError(
-            f"View '{spec.name}': its function returns rows and no check results, so check_specs= would stay without "
-            "any. Declare them with checks=, or apart with @dagster.asset_check."
-        )
+    place = f"View '{spec.name}'"
+    for parameter, instead in _TAKEN_OVER.items():
+        if parameter in asset:
+            raise DeclarationError(f"{place}: {parameter}= is not for a view. {instead}")
     if "compute_kind" not in asset:
         asset["kinds"] = asset.get("kinds") or {"polars", "delta"}
     prefix = asset.pop("key_prefix", None) or []
     key = asset.pop("key", None) or [*([prefix] if isinstance(prefix, str) else prefix), spec.name]
     asset_key = dg.AssetKey.from_coercible(key)
-    decorated = dg.asset(
-        key=asset_key,
-        partitions_def=partitions_def,
-        ins=_inputs(spec, function, sources, lookback, asset.pop("ins", None) or {}),
-        metadata={
-            **metadata_for(spec, sources.values()),
-            **definition_metadata(spec),
-            **(asset.pop("metadata", None) or {}),
-        },
-        description=spec.description,
-        owners=list(spec.owners),
-        tags={**spec.tags, **({"feature_assets/deprecated": ""} if spec.deprecated else {})},
-        code_version=spec.code_version,
-        check_specs=check_specs(spec.checks, asset_key),
-        io_manager_key=RESOURCE,
-        # The IO manager's key makes the resource a required one. Named here as well, it would forbid the function to
-        # take resources as parameters.
-        required_resource_keys=set(asset.pop("required_resource_keys", None) or ()),
-        **asset,
-    )(function.wrapping(_compute(spec, function, asset_key), spec.name))
     policy = backfill_policy or (dg.BackfillPolicy.single_run() if partitions_def is not None else None)
-    return FeatureView.dagster_internal_init(**{**decorated.get_attributes_dict(), "backfill_policy": policy})
+    inputs = _inputs(spec, asset_key, function, sources, lookback, asset.pop("ins", None) or {})
+    metadata = {
+        **metadata_for(spec, sources.values()),
+        **definition_metadata(spec),
+        **(asset.pop("metadata", None) or {}),
+    }
+    with declaring(place):
+        decorated = dg.asset(
+            key=asset_key,
+            partitions_def=partitions_def,
+            ins=inputs,
+            metadata=metadata,
+            description=spec.description,
+            owners=list(spec.owners),
+            tags={**spec.tags, **({"feature_assets/deprecated": ""} if spec.deprecated else {})},
+            code_version=spec.code_version,
+            check_specs=check_specs(spec.checks, asset_key),
+            io_manager_key=RESOURCE,
+            # The IO manager's key makes the resource a required one. Named here as well, it would forbid the function
+            # to take resources as parameters.
+            required_resource_keys=set(asset.pop("required_resource_keys", None) or ()),
+            **asset,
+        )(function.wrapping(_compute(spec, function, asset_key), spec.name))
+        return FeatureView.dagster_internal_init(**{**decorated.get_attributes_dict(), "backfill_policy": policy})
 
 
 def _inputs(
     spec: ViewSpec,
+    key: dg.AssetKey,
     function: AssetFunction,
     sources: Mapping[str, AnySource],
     lookback: timedelta | Mapping[str, timedelta] | None,
     given: Mapping[str, Any],
 ) -> dict[str, dg.AssetIn]:
     """What Dagster and the IO manager have to know of each parameter beyond its name."""
-    reaches = lookback if isinstance(lookback, Mapping) else dict.fromkeys(function.frames, lookback or timedelta(0))
+    place = f"View '{spec.name}'"
+    reaches = _reaches(spec, function, lookback)
     for name in (*sources, *reaches, *given):
         if name not in function.frames:
             raise DeclarationError(
-                f"View '{spec.name}': the function has no parameter '{name}' to take it "
+                f"{place}: the function has no parameter '{name}' to take it "
                 f"(it has: {', '.join(function.frames) or 'none'})."
             )
-    if negative := [name for name, reach in reaches.items() if reach < timedelta(0)]:
-        raise DeclarationError(
-            f"View '{spec.name}': lookback of '{negative[0]}' is negative; it reaches back, not ahead."
-        )
+    for source in sources.values():
+        if dg.AssetKey(source.name) == key:
+            raise DeclarationError(
+                f"{place} reads a source of its own name, and both are nodes of one graph. Rename one of them."
+            )
     inputs: dict[str, dg.AssetIn] = {}
     for name in function.frames:
         one = given.get(name, dg.AssetIn())
@@ -281,6 +314,33 @@ def _inputs(
             one = one._replace(key=dg.AssetKey(sources[name].name), input_manager_key=RESOURCE)
         inputs[name] = one._replace(metadata=metadata)
     return inputs
+
+
+def _reaches(
+    spec: ViewSpec, function: AssetFunction, lookback: timedelta | Mapping[str, timedelta] | None
+) -> dict[str, timedelta]:
+    """How far before the window each parameter reaches.
+
+    Raises:
+        DeclarationError: there is no window, nothing that could reach, or it reaches ahead.
+    """
+    place = f"View '{spec.name}'"
+    given: Any = taken(place, "lookback", lookback or {}, timedelta | dict[str, timedelta])
+    reaches = given if isinstance(given, dict) else dict.fromkeys(function.frames, given)
+    if lookback and not reaches:
+        raise DeclarationError(
+            f"{place}: the function takes no rows that lookback= could reach back for. Leave it out."
+        )
+    if lookback and not any(isinstance(one, TimePartitions) for one in spec.partitions.values()):
+        raise DeclarationError(
+            f"{place} is not divided by time and reads all there is; lookback= reaches back from a window. Leave it out."
+        )
+    for name, reach in reaches.items():
+        if not timedelta(0) <= reach <= LONGEST:
+            raise DeclarationError(
+                f"{place}: lookback of '{name}' is {reach}. It reaches back, not ahead: give 0 to {LONGEST.days:,} days."
+            )
+    return reaches
 
 
 def _compute(spec: ViewSpec, function: AssetFunction, key: dg.AssetKey) -> Callable[..., Iterator[Any]]:

@@ -9,6 +9,8 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from feature_assets.errors import DeclarationError
+
 CONTEXT_NAMES = frozenset({"context", "_context", "context_", "_"})
 
 
@@ -26,10 +28,26 @@ class AssetFunction:
     others: Mapping[str, inspect.Parameter]
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> "AssetFunction":
-        # Resolved in the person's own module, so that `from __future__ import annotations` does no harm there.
-        hints = typing.get_type_hints(function, include_extras=True)
+    def of(cls, function: Callable[..., Any], place: str) -> "AssetFunction":
+        """The function of a view.
+
+        Raises:
+            DeclarationError: it is none that returns rows, or its parameters cannot be told apart.
+        """
+        _require_returns_rows(function, place)
+        try:
+            # Resolved in the person's own module, so that `from __future__ import annotations` does no harm there.
+            hints = typing.get_type_hints(function, include_extras=True)
+        except (NameError, TypeError, AttributeError) as error:
+            raise DeclarationError(
+                f"{place}: an annotation of its function cannot be resolved: {error}. Import what it names where the "
+                "function is defined, also while the program runs."
+            ) from error
         parameters = list(inspect.signature(function).parameters.values())
+        if various := [one for one in parameters if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]:
+            raise DeclarationError(
+                f"{place}: its function takes *{various[0].name}. Name each upstream asset and resource as a parameter."
+            )
         wants_context = bool(parameters) and parameters[0].name in CONTEXT_NAMES
         frames: dict[str, type | None] = {}
         others: dict[str, inspect.Parameter] = {}
@@ -61,6 +79,15 @@ class AssetFunction:
         compute.__module__ = self.call.__module__
         compute.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return compute
+
+
+def _require_returns_rows(function: Any, place: str) -> None:
+    if not callable(function) or inspect.isclass(function):
+        raise DeclarationError(f"{place}: {function!r} is not a function that returns rows.")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise DeclarationError(f"{place}: its function is async, and nothing awaits it. Define it with def.")
+    if inspect.isgeneratorfunction(function):
+        raise DeclarationError(f"{place}: its function yields. Return one frame with the rows of all partitions.")
 
 
 def _is_resource_or_config(name: str, hint: Any) -> bool:

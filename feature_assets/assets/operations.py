@@ -2,7 +2,7 @@
 
 import getpass
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +11,7 @@ import dagster as dg
 from feature_assets.assets.composed import FeatureService, OnDemandFeatureView
 from feature_assets.assets.feature_view import FeatureView
 from feature_assets.assets.metadata import registry_from_graph, sources_from_metadata
+from feature_assets.assets.passed_on import declaring
 from feature_assets.assets.resources import RESOURCE, FeatureAssets
 from feature_assets.errors import FeatureAssetsError, NotPublished
 from feature_assets.registry import Registry
@@ -47,7 +48,10 @@ def feature_definitions(
     found = list(assets)
     declared = [one for one in found if isinstance(one, FeatureView | OnDemandFeatureView | FeatureService)]
     views = [one for one in declared if isinstance(one, FeatureView)]
-    everything = [*found, *_source_nodes(found, views)]
+    sources = [source for view in views for source in sources_from_metadata(view.metadata_by_key[view.key])]
+    # Two of one name are told here, in our words, and not when somebody publishes or Dagster resolves the graph.
+    Registry.of([*(one.spec for one in declared), *sources])
+    everything = [*found, *_source_nodes(found, sources)]
 
     def derive() -> Registry:
         return registry_from_graph(made.resolve_asset_graph())
@@ -62,27 +66,21 @@ def feature_definitions(
     return made
 
 
-def _source_nodes(assets: Sequence[Any], views: Sequence[FeatureView]) -> list[dg.AssetSpec]:
+def _source_nodes(assets: Sequence[Any], sources: Sequence[AnySource]) -> Iterator[dg.AssetSpec]:
     """An external asset for each source, where nobody declared one."""
     known = {key for one in assets for key in (one.keys if isinstance(one, dg.AssetsDefinition) else [one.key])}
-    sources: dict[str, AnySource] = {}
-    for view in views:
-        sources |= {one.name: one for one in sources_from_metadata(view.metadata_by_key[view.key])}
-    return [
-        dg.AssetSpec(
-            source.name,
-            description=source.description or None,
-            owners=list(source.owners),
-            tags=dict(source.tags),
-            kinds={
-                source.format
-                if isinstance(source, FileSource)
-                else type(source).__name__.removesuffix("Source").lower()
-            },
-        )
-        for source in sources.values()
-        if dg.AssetKey(source.name) not in known
-    ]
+    for source in {one.name: one for one in sources}.values():
+        if dg.AssetKey(source.name) in known:
+            continue
+        kind = source.format if isinstance(source, FileSource) else type(source).__name__.removesuffix("Source").lower()
+        with declaring(f"{type(source).__name__} '{source.name}'"):
+            yield dg.AssetSpec(
+                source.name,
+                description=source.description or None,
+                owners=list(source.owners),
+                tags=dict(source.tags),
+                kinds={kind},
+            )
 
 
 def registry_asset(

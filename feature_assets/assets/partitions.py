@@ -24,7 +24,12 @@ def dimensions(partitions_def: dg.PartitionsDefinition | None, place: str) -> di
     if partitions_def is None:
         return {}
     if isinstance(partitions_def, dg.MultiPartitionsDefinition):
-        return {one.name: _dimension(one.partitions_def, place) for one in partitions_def.partitions_defs}
+        found = {one.name: _dimension(one.partitions_def, place) for one in partitions_def.partitions_defs}
+        if sum(isinstance(one, TimePartitions) for one in found.values()) > 1:
+            raise DeclarationError(
+                f"{place}: {' and '.join(found)} both divide time, and a row has one event timestamp. Keep the finer one."
+            )
+        return found
     return {SINGLE: _dimension(partitions_def, place)}
 
 

@@ -9,7 +9,6 @@ from feature_assets.errors import ContractBroken, MissingJoinKey, RequestError
 from feature_assets.offline.commits import Swap, next_publication
 from feature_assets.offline.files import DataFile, files_of, hollow, numbered, written
 from feature_assets.offline.place import Place
-from feature_assets.offline.table import types_of
 from feature_assets.spec import PARTITION, PUBLICATION, ViewSpec
 
 Prepare = Callable[[DeltaTable, Swap | None], Swap | None]
@@ -24,7 +23,7 @@ def check_rows(view: ViewSpec, rows: pl.LazyFrame) -> None:
         ContractBroken: a column is missing, too many, or of another dtype.
     """
     found = rows.collect_schema()
-    expected = {name: of.polars for name, of in types_of(view).items()} | {PARTITION: pl.String()}
+    expected = {name: of.polars for name, of in view.types.items()} | {PARTITION: pl.String()}
     for name, dtype in expected.items():
         if name not in found:
             raise ContractBroken(
@@ -40,7 +39,7 @@ def check_rows(view: ViewSpec, rows: pl.LazyFrame) -> None:
 
 def replacing(place: Place, view: ViewSpec, rows: pl.LazyFrame, partitions: Sequence[str]) -> Prepare:
     """Put these rows in the place of all that the partitions hold."""
-    casts = [pl.col(name).cast(of.delta) for name, of in types_of(view).items() if of.delta != of.polars]
+    casts = [pl.col(name).cast(of.delta) for name, of in view.types.items() if of.delta != of.polars]
 
     def prepare(table: DeltaTable, former: Swap | None) -> Swap | None:
         files = files_of(table)

@@ -9,7 +9,7 @@ from deltalake import DeltaTable
 from feature_assets.errors import NotReproducible, UnknownFeature
 from feature_assets.offline.files import files_of
 from feature_assets.offline.place import LOG, Place
-from feature_assets.offline.table import check_types, stored_types, types_of
+from feature_assets.offline.table import check_types, stored_types
 from feature_assets.spec import PARTITION, PUBLICATION, ViewSpec
 
 _FEW = 1000
@@ -44,7 +44,7 @@ def _columns(view: ViewSpec, table: DeltaTable, features: Sequence[str] | None) 
     if unknown := [name for name in wanted if name not in known]:
         raise UnknownFeature.among(view.name, unknown[0], known)
     stored, columns = stored_types(table), []
-    for name, of in types_of(view).items():
+    for name, of in view.types.items():
         if name in wanted or name not in known:
             column = pl.col(name) if name in stored else pl.lit(None).alias(name)
             columns.append(column if name in stored and of.delta == of.polars else column.cast(of.polars))

@@ -17,7 +17,7 @@ from feature_assets.errors import (
 )
 from feature_assets.offline.place import LOG, Place, reason_of
 from feature_assets.spec import PARTITION, PUBLICATION, ViewSpec
-from feature_assets.types import FeatureType, Timestamp
+from feature_assets.types import FeatureType
 
 MARK = "feature_assets"
 """The key of our part of a commit's information."""
@@ -26,12 +26,6 @@ _TYPE = "feature_assets.type"
 _ATTEMPTS = 20
 _EVER = "interval 36500 days"
 _PARQUET = b"PAR1"
-
-
-def types_of(view: ViewSpec) -> dict[str, FeatureType]:
-    """Every declared column with its type, in the order in which the table has them."""
-    times = {name: Timestamp for name in (view.event_timestamp, view.created_timestamp) if name is not None}
-    return {**view.join_keys, **times, **{one.name: one.type for one in view.features}}
 
 
 def indexed(view: ViewSpec) -> tuple[str, ...]:
@@ -134,7 +128,7 @@ def widened(place: Place, view: ViewSpec) -> DeltaTable:
     for _ in range(_ATTEMPTS):
         table = opened(place) or _made(place, view)
         check_types(view, table)
-        if gone := [name for name in stored_types(table) if name not in types_of(view)]:
+        if gone := [name for name in stored_types(table) if name not in view.types]:
             raise DeclarationError(
                 f"View '{view.name}' (version {view.version}): '{gone[0]}' is stored and no longer declared. Declare it "
                 f"again, or give the view version={view.version + 1}: a new version has tables of its own."
@@ -190,7 +184,7 @@ def _configuration(view: ViewSpec) -> Mapping[str, str]:
 
 
 def _schema(view: ViewSpec) -> Schema:
-    types = types_of(view)
+    types = view.types
     bounded = [_field(name, types[name]) for name in indexed(view) if name != PUBLICATION]
     features = [_field(one.name, one.type) for one in view.features]
     # The publication comes before the features: delta-rs loses the statistics of all columns behind a struct.
@@ -226,7 +220,7 @@ def check_types(view: ViewSpec, table: DeltaTable) -> None:
     place = f"View '{view.name}' (version {view.version})"
     mend = f"give the view version={view.version + 1}: a new version has tables of its own."
     features = {one.name for one in view.features}
-    for name, of in types_of(view).items():
+    for name, of in view.types.items():
         if name not in stored and name not in features:
             raise DeclarationError(f"{place}: '{name}' is a key or time that its Delta table does not have; {mend}")
         if stored.get(name, str(of)) != str(of):

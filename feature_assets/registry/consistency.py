@@ -81,4 +81,5 @@ def _check_resolves(
             f"{where}: {error} Name one that is declared, or declare and publish it first."
         ) from error
     except RequestError as error:
-        raise DeclarationError(f"{where}: {error}") from error
+        told = str(error)
+        raise DeclarationError(told if told.startswith(place) else f"{where}: {told}") from error

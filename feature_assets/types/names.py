@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Final, NoReturn
 
 from feature_assets.errors import DeclarationError
 from feature_assets.types.base import FeatureType
@@ -11,18 +11,33 @@ from feature_assets.types.nested import ListType, MapType, StructType, VectorTyp
 from feature_assets.types.scalars import SCALARS, DecimalType
 
 
-class _ListOf:
+class _Bracketed:
+    """What is written with brackets; with parentheses, as in other libraries, it says so."""
+
+    def __init__(self, example: str) -> None:
+        self._example = example
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        raise DeclarationError(f"A type is written with square brackets, as in {self._example}.")
+
+    def __repr__(self) -> str:
+        return f"{self._example.partition('[')[0]} without brackets"
+
+
+class _ListOf(_Bracketed):
     def __getitem__(self, element: FeatureType) -> ListType:
         return ListType(_a_type(element, "List[…]"))
 
 
-class _VectorOf:
+class _VectorOf(_Bracketed):
     def __getitem__(self, length: int) -> VectorType:
         return VectorType(length)
 
 
-class _MapOf:
+class _MapOf(_Bracketed):
     def __getitem__(self, key_and_value: tuple[FeatureType, FeatureType]) -> MapType:
+        if not isinstance(key_and_value, tuple) or len(key_and_value) != 2:
+            self()
         key, value = key_and_value
         return MapType(_a_type(key, "Map[…]"), _a_type(value, "Map[…]"))
 
@@ -43,9 +58,9 @@ def Struct(fields: Mapping[str, FeatureType]) -> StructType:  # noqa: N802 (read
     return StructType({name: _a_type(of, f"Struct field '{name}'") for name, of in fields.items()})
 
 
-List: Final = _ListOf()
-Vector: Final = _VectorOf()
-Map: Final = _MapOf()
+List: Final = _ListOf("List[String]")
+Vector: Final = _VectorOf("Vector[384]")
+Map: Final = _MapOf("Map[String, Int64]")
 
 
 @lru_cache(maxsize=4096)

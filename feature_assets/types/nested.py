@@ -111,8 +111,8 @@ class VectorType(NestedType):
     __slots__ = ("length",)
 
     def __init__(self, length: int) -> None:
-        if not 1 <= length <= 65_536:
-            raise DeclarationError(f"Vector[{length}]: a vector has 1 to 65536 dimensions.")
+        if not isinstance(length, int) or not 1 <= length <= 65_536:
+            raise DeclarationError(f"Vector[{length!r}]: a vector has 1 to 65536 dimensions, a whole number.")
         super().__init__(f"Vector[{length}]")
         self.length = length
 

@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 
 from feature_assets import (
-    AllowedValues,
     DeclarationError,
     Entity,
     Expression,
@@ -400,20 +399,6 @@ def test_a_source_is_read_for_the_window_and_renamed(
     assert run([weather, dg.AssetSpec("station")], stores, instance, partition_key="2024-01-02").success
     assert online(stores, weather) == [("JFK", datetime(2024, 1, 2, 6, tzinfo=UTC), 1.0)]
     assert weather.dependency_keys == {dg.AssetKey("station")}
-
-
-@pytest.mark.parametrize("check", [InRange("origin", minimum=0), AllowedValues("temp", ("warm",))])
-def test_a_check_of_another_type_is_one_clear_failure(
-    check: Any, stores: FeatureAssets, instance: dg.DagsterInstance
-) -> None:
-    weather = view(lambda context: weather_at(2), checks=[check])
-    message = failure(run(weather, stores, instance, partition_key="2024-01-02"))
-    assert f"Check {check.label} cannot be asked of '{check.column}'" in message
-
-
-def test_unique_takes_a_tuple() -> None:
-    with pytest.raises(DeclarationError, match=r"as in Unique\(\('temp',\)\)"):
-        Unique("temp")  # type: ignore[arg-type]
 
 
 def test_what_dagster_copies_stays_a_view() -> None:

@@ -248,6 +248,25 @@ def test_what_cannot_be_right_is_refused_when_made(make: Any, message: str) -> N
         make()
 
 
+def test_lineage_follows_a_view_with_a_prefix_through_its_projections() -> None:
+    """A projection knows the asset that it is of, not only the view's name."""
+
+    @feature_view(
+        entities=[airport], schema=[Field("rain", Float64)], event_timestamp="observed_at", key_prefix=["gold", "us"]
+    )
+    def rainfall() -> pl.DataFrame:
+        return pl.DataFrame()
+
+    wet = OnDemandFeatureView(
+        "wet", sources=[rainfall[["rain"]]], schema=[Field("inches", Float64)], expressions={"inches": pl.col("rain")}
+    )
+    there = FeatureService("there", [rainfall[["rain"]].with_name("there_rain").with_join_key_map({"origin": "dest"})])
+    graph = feature_definitions([rainfall, wet, there]).resolve_asset_graph()
+    for declared in (wet, there):
+        assert graph.get(declared.key).parent_keys == {dg.AssetKey(["gold", "us", "rainfall"])}
+    registry_from_graph(graph).check()
+
+
 def test_two_assets_with_one_name_are_refused() -> None:
     twin = weather.with_attributes(asset_key_replacements={weather.key: dg.AssetKey(["us", "weather"])})
     definitions = feature_definitions([weather, twin])

@@ -8,7 +8,6 @@ from typing import Any
 import polars as pl
 
 from feature_assets.offline import OfflineStore
-from feature_assets.offline.table import types_of
 from feature_assets.spec import PARTITION, PUBLICATION, Entity, Field, ViewSpec
 from feature_assets.types import Float64, Int64, String, Struct
 
@@ -45,7 +44,7 @@ def frame(rows: Mapping[str, Iterable[Row]], view: ViewSpec = WEATHER) -> pl.Dat
         for partition, of_partition in rows.items()
         for origin, minutes, delay, temp in of_partition
     ]
-    columns = [of.to_frame(name, [row.get(name) for row in flat]) for name, of in types_of(view).items()]
+    columns = [of.to_frame(name, [row.get(name) for row in flat]) for name, of in view.types.items()]
     return pl.DataFrame([*columns, pl.Series(PARTITION, [row[PARTITION] for row in flat], pl.String)])
 
 

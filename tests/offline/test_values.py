@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_assets.offline import OfflineStore
-from feature_assets.offline.table import types_of
 from feature_assets.spec import PARTITION, Entity, Field, ViewSpec
 from feature_assets.types import List, Map, String, Struct, Timestamp, Vector
 from tests.values import ALL_TYPES, KEY_TYPES, bits, values
@@ -43,12 +42,12 @@ rows = st.lists(
 
 
 def _conformed(given_rows: list[dict[str, Any]]) -> pl.DataFrame:
-    columns = [of.to_frame(name, [row[name] for row in given_rows]) for name, of in types_of(EVERYTHING).items()]
+    columns = [of.to_frame(name, [row[name] for row in given_rows]) for name, of in EVERYTHING.types.items()]
     return pl.DataFrame([*columns, pl.Series(PARTITION, ["p"] * len(given_rows), pl.String)])
 
 
 def _canonical(frame: pl.DataFrame) -> list[Any]:
-    types = types_of(EVERYTHING)
+    types = EVERYTHING.types
     columns = [types[name].from_frame(frame[name]) for name in types]
     return sorted(repr([bits(value) for value in row]) for row in zip(*columns, strict=True))
 
@@ -90,7 +89,7 @@ def test_other_readers_of_delta_see_the_same_values(given_rows: list[dict[str, A
         store = OfflineStore(folder, durability="process")
         store.replace(EVERYTHING, _conformed(given_rows), ["p"], metadata={})
         theirs = pl.DataFrame(DeltaTable(store.uri(EVERYTHING)).scan().read_all())
-        assert _canonical(theirs.cast({name: of.polars for name, of in types_of(EVERYTHING).items()})) == _canonical(
+        assert _canonical(theirs.cast({name: of.polars for name, of in EVERYTHING.types.items()})) == _canonical(
             store.scan(EVERYTHING).collect()
         )
 

@@ -18,6 +18,7 @@ from feature_assets.errors import DeclarationError, RegistryUnreadable, UnknownS
 from feature_assets.expressions import to_data
 from feature_assets.registry import Registry, read_registry
 from feature_assets.spec import (
+    LONGEST,
     DeltaSource,
     DynamicPartitions,
     Entity,
@@ -205,7 +206,7 @@ def _views(draw: st.DrawFn, name: str, version: int) -> Any:
         features=tuple(features),
         event_timestamp="event_at",
         created_timestamp=draw(st.sampled_from([None, "created_at"])),
-        ttl=draw(st.none() | st.timedeltas(min_value=timedelta(microseconds=1))),
+        ttl=draw(st.none() | st.timedeltas(timedelta(microseconds=1), LONGEST)),
         partitions=draw(
             st.sampled_from([{}, {"partition": DAILY}, {"day": DAILY, "region": StaticPartitions(("eu", "us"))}])
             | _names.map(lambda name: {"partition": DynamicPartitions(name)})
@@ -235,7 +236,10 @@ def registries(draw: st.DrawFn) -> Registry:
         superseded=former,
         on_demand={"computed": on_demand("computed", transformation=transformation, sources=projections)},
         services={"served": service("served", ViewProjection("weather"), tags=draw(_tags))},
-        sources={"files": source(field_mapping={"a": "b"}), "table": DeltaSource(name="table", path=draw(_texts))},
+        sources={
+            "files": source(field_mapping={"a": "b"}),
+            "table": DeltaSource(name="table", path=f"lake/{draw(_texts)}"),
+        },
         owners={f"view/{name}": draw(_texts) for name in views},
     )
 
