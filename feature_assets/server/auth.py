@@ -34,6 +34,7 @@ _LARGEST_HEADER = 2_048
 _LARGEST_CLAIM = 512
 _MOST_NAMES = 1_000
 _DEEPEST_CLAIM = 8
+_LARGEST_NUMBER = 2**63
 _LATEST_TIME = 2**53
 _REMEMBERED = 10_000
 
@@ -276,7 +277,7 @@ def _values(claims: Mapping[str, Any], before: str = "", depth: int = 1) -> dict
         path = before + name
         if isinstance(value, dict):
             values = _values(value, f"{path}.", depth + 1) if depth < _DEEPEST_CLAIM else {}
-        elif isinstance(value, int) or _is_name(value):
+        elif (isinstance(value, int) and abs(value) < _LARGEST_NUMBER) or _is_name(value):
             values = {path: value}
         else:
             continue

@@ -264,6 +264,7 @@ async def test_roles_groups_and_claims_are_taken_from_where_the_settings_say(rot
         level=3,
         staff=True,
         ratio=0.5,
+        huge=2**64,
         nothing=None,
         long="x" * 600,
     )
@@ -282,7 +283,7 @@ async def test_roles_groups_and_claims_are_taken_from_where_the_settings_say(rot
     # Of two claims at one path neither counts; lists, fractions and long texts are nothing to compare a key with.
     values = {name: found.claims.get(name) for name in ("realm.name", "level", "staff", "sub")}
     assert values == {"realm.name": "acme", "level": 3, "staff": True, "sub": "user-1"}
-    assert not {"realm.access.tenant", "ratio", "nothing", "long", "groups"} & found.claims.keys()
+    assert not {"realm.access.tenant", "ratio", "huge", "nothing", "long", "groups"} & found.claims.keys()
 
 
 def test_the_table_is_as_long_as_it_should_be():
