@@ -44,18 +44,22 @@ class Declared(msgspec.StructMeta):
             )
         for name, value in arguments.items():
             of = expected.types[name]
-            if type(value) is not of:
+            if type(value) is not of and name not in expected.own_words:
                 arguments[name] = taken(_place(cls, given, named), expected.called.get(name, name), value, of)
         return super().__call__(**arguments)
 
 
 class _Expected(NamedTuple):
-    """What a class of declarations takes: by name, in order, at least; and what authors call a field of it."""
+    """What a class of declarations takes: by name, in order, at least; and what authors call a field of it.
+
+    Fields in `own_words` are left to `__post_init__`, which knows better what to say of them.
+    """
 
     types: Mapping[str, Any]
     positional: tuple[str, ...]
     required: tuple[str, ...]
     called: Mapping[str, str]
+    own_words: frozenset[str]
 
 
 @cache
@@ -67,6 +71,7 @@ def _expected(cls: type[msgspec.Struct]) -> _Expected:
         positional=tuple(one.name for one in parameters if one.kind is not one.KEYWORD_ONLY),
         required=tuple(field.name for field in fields if field.required),
         called=getattr(cls, "CALLED", {}),
+        own_words=getattr(cls, "OWN_WORDS", frozenset()),
     )
 
 

@@ -270,6 +270,7 @@ class _Described(Spec, frozen=True, kw_only=True):
     """What views and services have alike. `deprecated` says what to use instead."""
 
     CALLED: ClassVar[Mapping[str, str]] = {"features": "schema", "partitions": "partitions_def"}
+    OWN_WORDS: ClassVar[frozenset[str]] = frozenset({"access", "row_filter"})
 
     name: str
     description: str = ""
