@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from feature_assets.config import Settings
     from feature_assets.historical.spine import Frame
     from feature_assets.offline import OfflineStore
+    from feature_assets.remote import RemoteFeatureStore
     from feature_assets.training import TrainingSet, TrainingSets
 
 _Asked: TypeAlias = str | tuple[str | bytes, ...]
@@ -69,6 +70,18 @@ class FeatureStore:
         self._snapshot: _Snapshot | None = None
         self._online: OnlineStore | None = None
         self._registry = RegistryStore(settings.place(settings.registry), settings.storage())
+
+    @staticmethod
+    def remote(url: str, **options: Any) -> "RemoteFeatureStore":
+        """The same questions, put to a feature server; `options` are those of `RemoteFeatureStore`.
+
+        Raises:
+            ConfigurationError: the URL is not HTTPS and not on this machine, or it is not clear where tokens come from.
+        """
+        # Who has the stores at hand does without an HTTP client.
+        from feature_assets.remote import RemoteFeatureStore
+
+        return RemoteFeatureStore(url, **options)
 
     @property
     def registry(self) -> Registry:

@@ -14,7 +14,7 @@ LAYERS = [
     {"errors", "config", "types", "declared", "expressions", "checks", "policies", "spec"},
     {"references", "casting", "conform", "shapes", "functions", "transformations", "joins"},
     {"access", "registry", "offline", "online", "objects", "sources"},
-    {"settlement", "publication", "historical", "lookup", "training", "store"},
+    {"settlement", "publication", "historical", "lookup", "training", "remote", "store"},
     {"assets", "server"},
     {"cli", "testing"},
 ]
@@ -23,6 +23,7 @@ SIBLINGS = {"assets", "server"}
 ROOMS = {
     "dagster": {"assets", "cli"},
     "fastapi": {"server"},
+    "httpx": {"remote", "server"},
     "starlette": {"server"},
     "uvicorn": {"server"},
     "authlib": {"server"},

@@ -16,7 +16,7 @@ from feature_assets.access import Access, Principal
 from feature_assets.errors import RequestError
 from feature_assets.historical.admission import admit, admit_saved, admitted, check_brought, own_rows
 from feature_assets.historical.answer import Answer, pin
-from feature_assets.historical.frames import Frames
+from feature_assets.historical.frames import Frames, published
 from feature_assets.historical.rebuild import rebuild
 from feature_assets.historical.rows import every_row
 from feature_assets.historical.spine import Frame, read_spine
@@ -96,7 +96,8 @@ def historical_features(
         rows = every_row(plan, pinned, since=since, until=until, only=own)
     else:
         types = {**plan.join_keys, **{name: field.type for name, field in plan.request.items()}}
-        frame = Frames(registry, offline, tables, types).read(spine)
+        named = published(registry, offline)
+        frame = Frames(tables, types, named=named, storage_options=offline.storage_options).read(spine)
         rows = read_spine(frame, plan, timestamp_column=timestamp_column)
         if decision is not None:
             admit(rows, plan, decision)

@@ -1,8 +1,9 @@
 """Whatever a person brings as rows: a frame of any library, files, a Delta table, a source, a query over all of these."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -20,15 +21,20 @@ _SQL: Final = re.compile(r"\s*(select|with)\s", re.IGNORECASE)
 
 
 class Frames:
-    """Reads what was given, and knows what a query may name: tables given with it, then views, then sources.
+    """Reads what was given, and knows what a query may name: tables given with it, then what `named` finds.
 
-    A view stands for its whole history. `types` says which columns are text: CSV does not say that "007" is one.
+    `types` says which columns are text: CSV does not say that "007" is one.
     """
 
     def __init__(
-        self, registry: Registry, offline: OfflineStore, tables: Mapping[str, Frame], types: Mapping[str, FeatureType]
+        self,
+        tables: Mapping[str, Frame],
+        types: Mapping[str, FeatureType],
+        *,
+        named: Callable[[str], pl.LazyFrame | None] = lambda _: None,
+        storage_options: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self._registry, self._offline, self._tables = registry, offline, tables
+        self._tables, self._elsewhere, self._options = tables, named, storage_options
         self._texts = {name: pl.String() for name, of in types.items() if of.polars == pl.String()}
 
     def read(self, given: Frame) -> pl.DataFrame | pl.LazyFrame:
@@ -45,7 +51,7 @@ class Frames:
         if isinstance(given, str | Path):
             return self._scanned(given)
         if isinstance(given, FileSource | DeltaSource | SqlSource):
-            return read_source(given, storage_options=self._offline.storage_options)
+            return read_source(given, storage_options=self._options)
         if type(given).__module__.partition(".")[0] == "pandas":
             return pl.from_pandas(given)
         if hasattr(given, "__arrow_c_stream__"):
@@ -59,7 +65,7 @@ class Frames:
         text = str(path) if remote else str(Path(path).expanduser())
         if not remote and "*" not in text and not Path(text).exists():
             raise RequestError(f"The spine {text} is not there. A query starts with SELECT or WITH.")
-        options = dict(self._offline.storage_options) if remote else None
+        options = dict(self._options) if remote else None
         match Path(urlsplit(text).path if remote else text).suffix.lower():
             case ".parquet" | ".pq":
                 return pl.scan_parquet(text, storage_options=options)
@@ -90,10 +96,17 @@ class Frames:
         return found
 
     def _named(self, name: str) -> pl.LazyFrame | None:
-        if name in self._tables:
-            return self.read(self._tables[name]).lazy()
-        if name in self._registry.views:
-            return self._offline.scan(self._registry.views[name]).drop(PUBLICATION, PARTITION)
-        if name in self._registry.sources:
-            return read_source(self._registry.sources[name], storage_options=self._offline.storage_options)
+        return self.read(self._tables[name]).lazy() if name in self._tables else self._elsewhere(name)
+
+
+def published(registry: Registry, offline: OfflineStore) -> Callable[[str], pl.LazyFrame | None]:
+    """What is published under a name: the whole history of a view, or the rows of a source."""
+
+    def named(name: str) -> pl.LazyFrame | None:
+        if name in registry.views:
+            return offline.scan(registry.views[name]).drop(PUBLICATION, PARTITION)
+        if name in registry.sources:
+            return read_source(registry.sources[name], storage_options=offline.storage_options)
         return None
+
+    return named

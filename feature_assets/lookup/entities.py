@@ -26,9 +26,9 @@ class EntityReader:
 
     def __init__(self, plan: ReadPlan) -> None:
         self._plan = plan
-        keys = [_Check(f"Join key '{name}'", of, nullable=False) for name, of in plan.join_keys.items()]
+        keys = [ColumnCheck(f"Join key '{name}'", of, nullable=False) for name, of in plan.join_keys.items()]
         request = {name: field for name, field in plan.request.items() if name not in plan.join_keys}
-        self._checks = keys + [_Check(f"'{name}'", field.type, nullable=True) for name, field in request.items()]
+        self._checks = keys + [ColumnCheck(f"'{name}'", field.type, nullable=True) for name, field in request.items()]
         self._names = (*plan.join_keys, *request)
         self._width = {len(self._names)}
 
@@ -84,10 +84,10 @@ class EntityReader:
         return [column.copy() for column in columns]
 
     def _from_columns(self, rows: Any) -> _Columns:
-        given = _as_columns(rows)
+        given = as_columns(rows)
         if given.keys() != set(self._names):
             self._require(given, "the request")
-        columns = [_as_list(name, given[name]) for name in self._names]
+        columns = [as_list(name, given[name]) for name in self._names]
         if len(set(map(len, columns))) > 1:
             lengths = ", ".join(f"'{name}' {len(values)}" for name, values in zip(self._names, columns, strict=True))
             raise RequestError(f"The columns of the request differ in length: {lengths}. Give a value per row in each.")
@@ -110,7 +110,8 @@ class EntityReader:
             )
 
 
-def _as_columns(rows: Any) -> Mapping[str, Any]:
+def as_columns(rows: Any) -> Mapping[str, Any]:
+    """Entity rows that came as columns in one form or another, by name."""
     if rows is None:
         return {}
     if isinstance(rows, Mapping):
@@ -124,7 +125,8 @@ def _as_columns(rows: Any) -> Mapping[str, Any]:
     )
 
 
-def _as_list(name: str, values: Any) -> list[Any]:
+def as_list(name: str, values: Any) -> list[Any]:
+    """A column as a list of its own."""
     if isinstance(values, list):
         # A copy: the answer holds it, and the caller may go on using theirs.
         return values.copy()
@@ -135,7 +137,7 @@ def _as_list(name: str, values: Any) -> list[Any]:
     return list(values.tolist() if hasattr(values, "tolist") else values)
 
 
-class _Check:
+class ColumnCheck:
     """Makes the values of one column canonical, or says which is not of the type."""
 
     __slots__ = ("_fast", "_nullable", "_of", "_place")

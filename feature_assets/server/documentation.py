@@ -80,6 +80,7 @@ class OnlineQuestion(BaseModel):
         description="By column: the join keys, and the request fields of on-demand views. A value for each row in each."
     )
     full_feature_names: bool = Field(False, description="Call the answers `view__feature`.")
+    include_types: bool = Field(False, description="Say in the metadata of which type each column is.")
 
 
 class HistoricalQuestion(BaseModel):
@@ -129,11 +130,21 @@ class ViewMetadata(BaseModel):
     version: int
 
 
+class ColumnMetadata(BaseModel):
+    """A column of the answer: its type, and the view that it was read from."""
+
+    name: str
+    type: str
+    view: str | None = Field(description="None for join keys and what is computed on demand.")
+
+
 class OnlineMetadata(BaseModel):
     """What the columns are: `results[i]` belongs to `feature_names[i]`."""
 
     feature_names: list[str] = Field(description="Join keys first, then the features in the order asked for.")
     feature_view_metadata: list[ViewMetadata]
+    columns: list[ColumnMetadata] | None = Field(None, description="With `include_types`.")
+    entities: dict[str, str] | None = Field(None, description="With `include_types`: of what `entities` needs.")
 
 
 class OnlineAnswer(BaseModel):

@@ -19,13 +19,14 @@ from feature_assets.access import Grant, Principal
 from feature_assets.config import Settings
 from feature_assets.errors import FeatureAssetsError, Forbidden, RequestError, StoreFull, WrongType
 from feature_assets.references import ReadPlan, resolve
-from feature_assets.spec import ViewProjection
+from feature_assets.spec import ViewProjection, canonical_json
 from feature_assets.store import FeatureStore
 from feature_assets.training import TrainingSet
 from feature_assets.types import FeatureType
 
-METADATA: Final = "feature_assets"
-"""The key under which a file of rows says in its metadata what they are the answer to."""
+QUESTION: Final = "feature_assets.question"
+SPINE: Final = "feature_assets.spine"
+"""The keys under which a file of rows says in its metadata what it is the answer to, and which columns came with the spine."""
 
 PARQUET: Final = "application/vnd.apache.parquet"
 ARROW: Final = "application/vnd.apache.arrow.stream"
@@ -200,11 +201,11 @@ def _series(name: str, values: list[Any], of: FeatureType | None) -> pl.Series:
 
 
 def _write(found: TrainingSet, job: Job) -> None:
-    told = msgspec.json.encode(found.question).decode()
+    told = {QUESTION: canonical_json(found.question).decode(), SPINE: canonical_json(found.spine_columns).decode()}
     try:
         if job.answer == "parquet":
             # Written in one stream, so that what is read of it first is there first.
-            found.write_parquet(job.rows, row_group_size=_ROWS_PER_GROUP, metadata={METADATA: told})
+            found.write_parquet(job.rows, row_group_size=_ROWS_PER_GROUP, metadata=told)
         else:
             _write_arrow(found, job.rows, told)
     except OSError as error:
@@ -213,12 +214,12 @@ def _write(found: TrainingSet, job: Job) -> None:
         raise StoreFull(f"The rows cannot be kept until they are sent: {error.strerror}.") from error
 
 
-def _write_arrow(found: TrainingSet, path: Path, told: str) -> None:
+def _write_arrow(found: TrainingSet, path: Path, told: dict[str, str]) -> None:
     import pyarrow as pa
 
-    schema = found.schema.to_frame().to_arrow().schema.with_metadata({METADATA: told})
+    schema = found.schema.to_frame().to_arrow().schema.with_metadata(told)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-        for piece in found.batches(_ROWS_PER_GROUP):
+        for piece in found.batches():
             writer.write_table(piece.to_arrow().cast(schema), max_chunksize=_ROWS_PER_GROUP)
 
 

@@ -24,7 +24,7 @@ from feature_assets.online.protocol import OnlineStore
 from feature_assets.references import parse_reference
 from feature_assets.registry import Published, Registry, RegistryStore
 from feature_assets.server.problems import Problem
-from feature_assets.server.wire import Asked, OnlineAnswer, OnlineQuestion
+from feature_assets.server.wire import Asked, OnlineAnswer, OnlineQuestion, QuestionKey
 from feature_assets.spec import Function
 from feature_assets.types import microseconds
 
@@ -43,7 +43,7 @@ class Question:
         # Without its entities: they are those of whoever asked first.
         self.asked = msgspec.structs.replace(asked, entities={}, features=msgspec.Raw(bytes(asked.features)))
         self.reading, self.lookup = reading, lookup
-        self.answer = OnlineAnswer(lookup)
+        self.answer = OnlineAnswer(lookup, with_types=asked.include_types)
         plan = lookup.plan
         self.width = len(plan.outputs)
         # What may wait for a network, or runs code that somebody else wrote, must not hold up other requests.
@@ -62,7 +62,7 @@ class Snapshot:
         self.lines = b"".join(b"%b: %b\r\n" % header for header in self.headers)
         self._store, self._settings = store, settings
         self._local = settings.online_url.startswith("sqlite:")
-        self.compiled: dict[tuple[bytes, str | None, bool], Question] = {}
+        self.compiled: dict[QuestionKey, Question] = {}
 
     def reading(
         self, features: Asked, principal: Principal | None, act: str, *, full_feature_names: bool = False

@@ -31,21 +31,26 @@ _DEEPEST: Final = 32
 _NULL: Final = msgspec.Raw(b"null")
 
 
+QuestionKey: TypeAlias = tuple[bytes, str | None, bool, bool]
+
+
 class OnlineQuestion(msgspec.Struct, frozen=True, gc=False):
     """The body of POST /get-online-features. Fields that it does not name are passed over: Feast sends more of them.
 
-    The features are left as they were sent: by those bytes a question that was asked before is found again.
+    The features are left as they were sent: by those bytes a question that was asked before is found again. With
+    `include_types` the answer says of which type each column is, which JSON alone does not.
     """
 
     entities: dict[str, list[Any]]
     features: msgspec.Raw = _NULL
     feature_service: str | None = None
     full_feature_names: bool = False
+    include_types: bool = False
 
     @property
-    def key(self) -> tuple[bytes, str | None, bool]:
+    def key(self) -> QuestionKey:
         """Equal for questions that ask for the same features."""
-        return bytes(self.features), self.feature_service, self.full_feature_names
+        return bytes(self.features), self.feature_service, self.full_feature_names, self.include_types
 
     @property
     def rows(self) -> int:
@@ -178,7 +183,7 @@ class OnlineAnswer:
 
     __slots__ = ("_columns", "_firsts", "_parts", "_plain", "_views")
 
-    def __init__(self, lookup: OnlineLookup) -> None:
+    def __init__(self, lookup: OnlineLookup, *, with_types: bool = False) -> None:
         plan = lookup.plan
         types = {**plan.join_keys, **{output.name: output.field.type for output in plan.outputs}}
         self._columns = [(_is_plain(of), of.to_json) for of in types.values()]
@@ -190,10 +195,17 @@ class OnlineAnswer:
         self._firsts, numbers = tuple(firsts.values()), {read: number for number, read in enumerate(firsts)}
         self._views = tuple(numbers[read] for read in reads)
         versions = {read.name: read.view.version for read in plan.reads}
-        metadata = {
+        metadata: dict[str, Any] = {
             "feature_names": list(types),
             "feature_view_metadata": [{"name": read, "version": versions[read]} for read in firsts if read],
         }
+        if with_types:
+            columns = zip(types.items(), reads, strict=True)
+            metadata["columns"] = [
+                {"name": name, "type": str(of), "view": read or None} for (name, of), read in columns
+            ]
+            request = {name: field.type for name, field in plan.request.items()}
+            metadata["entities"] = {name: str(of) for name, of in (request | dict(plan.join_keys)).items()}
         column = [b'},{"values":', b"", b',"statuses":', b"", b',"event_timestamps":', b""]
         end = b'}],"metadata":' + dumps(metadata) + b"}"
         self._parts = [b'{"results":[{"values":', *(column * len(types))[1:], end]

@@ -134,7 +134,8 @@ async def test_an_answer_says_of_which_snapshot_and_which_tables_it_is(http, pas
             metadata = pq.read_metadata(pa.BufferReader(answer.content)).metadata
         else:
             metadata = pa.ipc.open_stream(answer.content).schema.metadata
-        question = from_json(metadata[b"feature_assets"], Question)
+        question = from_json(metadata[b"feature_assets.question"], Question)
+        assert from_json(metadata[b"feature_assets.spine"], list[str]) == spine.columns
         assert question.registry == past.registry.read().digest
         assert question.tables == {"weather@v1": 1, "driver_stats@v1": 1}
 
