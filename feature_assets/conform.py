@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from feature_assets.casting import NotCastable, lossless
-from feature_assets.errors import ContractBroken
+from feature_assets.errors import ContractBroken, StoreFull
 from feature_assets.spec import PARTITION, UNPARTITIONED, ViewSpec
 
 _RAW = "__raw_"
@@ -108,7 +108,12 @@ def _readable_again(rows: pl.LazyFrame, *, computed: bool) -> Iterator[pl.LazyFr
         return
     with tempfile.TemporaryDirectory(prefix="feature-assets-") as folder:
         staged = Path(folder) / "rows.parquet"
-        rows.sink_parquet(staged, compression="lz4", statistics=False)
+        try:
+            rows.sink_parquet(staged, compression="lz4", statistics=False)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            if not StoreFull.is_told_by(error):
+                raise
+            raise StoreFull.of_temporary(folder, "the rows to be checked; nothing was published") from error
         yield pl.scan_parquet(staged)
 
 

@@ -32,6 +32,7 @@
 A message names the thing, the place and the mend.
 """
 
+import errno
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, Self
@@ -151,8 +152,26 @@ class StoreUnsafe(StoreError):
     """The store ignores conditional writes, or what it holds is damaged."""
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 class StoreFull(StoreError):
     """No room is left; what was acknowledged before is still there."""
+
+    @staticmethod
+    def is_told_by(error: Exception) -> bool:
+        """Whether an error of a library says that a disk, a quota or a limit on files is used up.
+
+        Polars and delta-rs say it in their text only.
+        """
+        text = str(error)
+        return getattr(error, "errno", None) in _NO_ROOM or any(f"(os error {code})" in text for code in _NO_ROOM)
+
+    @classmethod
+    def of_temporary(cls, folder: str, what: str) -> Self:
+        return cls(
+            f"No room is left in the temporary folder {folder} for {what}. Free some, or name another folder: TMPDIR=…"
+        )
 
 
 class TableMissing(StoreError, LookupError):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ import polars as pl
 
 from feature_assets.checks import CheckResult, RowCheck, run_checks
 from feature_assets.conform import Conformed, PartitionSlice, conformed
-from feature_assets.errors import ChecksFailed
+from feature_assets.errors import ChecksFailed, StoreFull
 from feature_assets.offline import Commit, OfflineStore
 from feature_assets.online.protocol import OnlineStore
 from feature_assets.settlement import key_frame, latest_tokens, order, reflect, taken_back
@@ -133,7 +134,10 @@ def _check(
         view.checks, rows.rows, event_timestamp=view.event_timestamp, end=end, now=now, personal=view.personal
     )
     run = run_id or f"{now:%Y%m%dT%H%M%S%f}"
-    return tuple(_keep_failing(one, view, rows.rows, offline, run) if one.stops else one for one in results)
+    return tuple(
+        _keep_failing(one, view, rows.rows, offline, f"{run}-{number}") if one.stops else one
+        for number, one in enumerate(results)
+    )
 
 
 def _keep_failing(
@@ -141,11 +145,19 @@ def _keep_failing(
 ) -> CheckResult:
     if not isinstance(result.check, RowCheck):
         return result
-    place = f"{offline.root}/__rejected/{view.name}/v{view.version}/{run}-{result.check.label}.parquet"
+    # What a check is called may be longer than the name of a file.
+    place = f"{offline.root}/__rejected/{view.name}/v{view.version}/{run}-{result.check.label[:100]}.parquet"
+    local = "://" not in place
     # Nobody erases anybody from these files: they say which rows failed, by key and time, and nothing personal of them.
-    rows.filter(result.check.failing()).drop(view.personal).sink_parquet(
-        place, mkdir="://" not in place, storage_options=dict(offline.storage_options) or None
-    )
+    failing = rows.filter(result.check.failing()).drop(view.personal)
+    try:
+        failing.sink_parquet(place, mkdir=local, storage_options=dict(offline.storage_options) or None)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        # That the check failed is what has to be told, with this on top.
+        if local:
+            Path(place).unlink(missing_ok=True)
+        why = "no room is left" if StoreFull.is_told_by(error) else str(error).splitlines()[0]
+        return msgspec.structs.replace(result, found=f"{result.found}, and they could not be kept at {place} ({why})")
     return msgspec.structs.replace(result, kept_at=place)
 
 

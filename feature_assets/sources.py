@@ -35,6 +35,7 @@ _CONNECTORX = {
 }
 _UTC = pl.Datetime("us", "UTC")
 _WITHOUT = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")
+_YEAR_FIRST = r"^\s*\d{4}[-/]"
 _WITH_OFFSET = tuple(f"{shape}%#z" for shape in _WITHOUT)
 
 
@@ -84,10 +85,36 @@ def _place(path: str) -> str:
 
 def _files(source: FileSource, options: dict[str, str]) -> pl.LazyFrame:
     if source.format == "csv":
-        return pl.scan_csv(source.path, try_parse_dates=True, storage_options=options or None)
+        return scan_csv(source.path, options)
     if source.format == "jsonl":
         return pl.scan_ndjson(source.path, storage_options=options or None)
     return pl.scan_parquet(source.path, storage_options=options or None)
+
+
+def scan_csv(path: str, options: dict[str, str], texts: Mapping[str, pl.DataType] | None = None) -> pl.LazyFrame:
+    """CSV files with a header. Dates and times are read as such where the year comes first, and stay text else.
+
+    Polars takes 02/08/2013 for the second of August, whoever wrote it.
+
+    Args:
+        path: a file, a URL or a glob.
+        options: of the object store, for a URL.
+        texts: columns that are text whatever they look like.
+    """
+    given = dict(texts or {})
+    rows = pl.scan_csv(path, try_parse_dates=True, schema_overrides=given, storage_options=options or None)
+    dated = [
+        name for name, dtype in rows.collect_schema().items() if dtype == pl.Date or isinstance(dtype, pl.Datetime)
+    ]
+    if not dated:
+        return rows
+    # As many rows as Polars looked at to find them.
+    written = pl.scan_csv(path, infer_schema=False, storage_options=options or None).head(100)
+    first = written.select(pl.col(dated).drop_nulls().first().str.contains(_YEAR_FIRST)).collect()
+    odd = {name: pl.String() for name in dated if not first[name].item()}
+    if not odd:
+        return rows
+    return pl.scan_csv(path, try_parse_dates=True, schema_overrides=given | odd, storage_options=options or None)
 
 
 def _read(source: AnySource, window: Window | None, options: dict[str, str]) -> tuple[pl.LazyFrame, pl.Schema]:

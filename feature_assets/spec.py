@@ -27,6 +27,7 @@ PARTITION = "__partition"
 UNPARTITIONED = "all"
 """The `__partition` of every row of a view without partitions."""
 
+_CHECK_NAME = re.compile(r"[A-Za-z0-9_]+")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 
 
@@ -331,6 +332,11 @@ class ViewSpec(_Described, frozen=True, kw_only=True):
         _check_distinct((key for entity in self.entities for key in entity.join_keys), place, "join key")
         _check_distinct(self.columns, place, "column")
         for check in self.checks:
+            if not _CHECK_NAME.fullmatch(check.label):
+                raise DeclarationError(
+                    f"{place}: a check cannot be called {check.label!r}. Name it with letters, digits and underscores: "
+                    "name='no_ghosts'."
+                )
             if unknown := [column for column in check.columns if column not in self.columns]:
                 raise DeclarationError(
                     f"{place}: check {check.label} reads '{unknown[0]}', which the view does not have. "

@@ -274,6 +274,20 @@ def test_text_that_is_no_time_is_shown(tmp_path: Path) -> None:
         read_source(source, DAY).collect()
 
 
+def test_csv_dates_are_dates_where_the_year_comes_first_and_text_else(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("day,at,us,n,t\n2024-03-10,2024-03-10T12:00:00Z,03/10/2024,1,12:00:00\n,,,,\n")
+    rows = read_source(FileSource(name="x", path=str(tmp_path / "x.csv"), format="csv")).collect()
+    assert rows.schema["day"] == pl.Date()
+    assert rows.schema["at"] == pl.Datetime("us", "UTC")
+    assert rows["us"].to_list() == ["03/10/2024", None]
+    assert (rows.schema["n"], rows.schema["t"]) == (pl.Int64(), pl.Time())
+    timed = FileSource(name="x", path=str(tmp_path / "x.csv"), format="csv", timestamp_field="us")
+    with pytest.raises(
+        (pl.exceptions.ComputeError, ContractBroken), match=r"'03/10/2024' in 'us' is no time\. Write times as"
+    ):
+        read_source(timed, DAY).collect()
+
+
 def _sql(query: str = "SELECT 1 AS one") -> SqlSource:
     return SqlSource(name="orders", query=query, connection="WAREHOUSE_URI")
 

@@ -13,7 +13,7 @@ from feature_assets.errors import RequestError
 from feature_assets.historical.spine import Frame
 from feature_assets.offline import OfflineStore, scan_table
 from feature_assets.registry import Registry
-from feature_assets.sources import read_source
+from feature_assets.sources import read_source, scan_csv
 from feature_assets.spec import PARTITION, PUBLICATION, DeltaSource, FileSource, SqlSource
 from feature_assets.types import FeatureType
 
@@ -70,7 +70,7 @@ class Frames:
             case ".parquet" | ".pq":
                 return pl.scan_parquet(text, storage_options=options)
             case ".csv":
-                return pl.scan_csv(text, try_parse_dates=True, schema_overrides=self._texts, storage_options=options)
+                return scan_csv(text, options or {}, self._texts)
             case ".jsonl" | ".ndjson":
                 return pl.scan_ndjson(text, storage_options=options)
             case ".arrow" | ".ipc":

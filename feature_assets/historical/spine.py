@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import polars as pl
 
 from feature_assets.casting import NotCastable, lossless
-from feature_assets.errors import MissingJoinKey, RequestError, WrongType
+from feature_assets.errors import MissingJoinKey, RequestError, StoreFull, WrongType
 from feature_assets.joins import TIME
 from feature_assets.references import ReadPlan
 from feature_assets.types import UUID, FeatureType, Timestamp
@@ -28,6 +28,7 @@ Frame: TypeAlias = Any
 _FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
 _MICROSECONDS = {"us": 1, "ms": 1_000, "day": 86_400_000_000}
 _WHOLE_FLOATS = 2**53
+_YEAR_FIRST = r"^\s*\d{4}[-/]"
 _GROUP_ROWS = 100_000
 
 
@@ -48,12 +49,15 @@ class Spine:
 
         Raises:
             RequestError: it cannot be read.
+            StoreFull: it does not fit into the temporary folder.
         """
         if self._is_read:
             return
         try:
             self._frame = self._frame.lazy().collect(engine="streaming") if into_memory else self._staged()
         except (pl.exceptions.PolarsError, OSError) as error:
+            if StoreFull.is_told_by(error):
+                raise StoreFull.of_temporary(tempfile.gettempdir(), "the spine") from error
             raise RequestError(f"The spine cannot be read: {error}") from error
         self._is_read = True
 
@@ -162,7 +166,9 @@ def _times(column: pl.Series) -> pl.Series:
 
 
 def _parsed(column: pl.Series) -> pl.Series:
-    parsed = column.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+    # Polars would take 02/08/2013 for the second of August, and who meant February would see half a year ahead.
+    iso = column.to_frame().select(pl.when(pl.col(column.name).str.contains(_YEAR_FIRST)).then(column.name)).to_series()
+    parsed = iso.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
     if (rows := (parsed.is_null() & column.is_not_null()).arg_true()).len():
         raise RequestError(
             f"Spine column '{column.name}' is text, and {column[rows[0]]!r} (row {rows[0]}) is not read as a time. Write "

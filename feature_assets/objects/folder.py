@@ -16,7 +16,6 @@ from feature_assets.objects.protocol import Objects, PutConflict, Stored
 
 _LOCK_SECONDS = 60.0
 _DRAFT_SECONDS = 3600.0
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
@@ -118,7 +117,7 @@ class Folder(Objects):
                 f"Find it with: lsof {self._lock.lock_file}"
             ) from error
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if StoreFull.is_told_by(error):
                 raise StoreFull(f"No room is left in {self.place} to {action} {path}. Free some and repeat.") from error
             if error.errno in _NO_LOCKS:
                 raise StoreUnsafe(

@@ -21,9 +21,9 @@ from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import PostCommitHookProperties
 
-from feature_assets.errors import PublicationConflict, StoreError, StoreUnavailable, StoreUnsafe
+from feature_assets.errors import PublicationConflict, StoreError, StoreFull, StoreUnavailable, StoreUnsafe
 from feature_assets.offline.files import DataFile, discard, removed
-from feature_assets.offline.place import LOG, Place, is_full
+from feature_assets.offline.place import LOG, Place
 from feature_assets.offline.table import MARK, needed
 from feature_assets.spec import PARTITION
 
@@ -144,7 +144,7 @@ def _commit(place: Place, table: DeltaTable, swap: Swap, metadata: Mapping[str, 
         if version is None:
             # A bucket may answer 409 or 503 to the put of a log entry; it did not land, so it may be sent again.
             unanswered = patient and place.folder is None and isinstance(error, OSError)
-            if (unanswered or isinstance(error, CommitFailedError)) and not is_full(error):
+            if (unanswered or isinstance(error, CommitFailedError)) and not StoreFull.is_told_by(error):
                 raise _Refused from error
             swap.discard(place)
             raise place.explained(error) from error

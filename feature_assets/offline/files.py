@@ -18,8 +18,8 @@ import polars as pl
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
-from feature_assets.errors import ContractBroken
-from feature_assets.offline.place import Place, is_full
+from feature_assets.errors import ContractBroken, StoreFull
+from feature_assets.offline.place import Place
 from feature_assets.offline.table import indexed
 from feature_assets.spec import PARTITION, PUBLICATION, ViewSpec
 
@@ -188,7 +188,7 @@ def _nothing_left_behind(place: Place, paths: Iterable[str]) -> Iterator[None]:
     except BaseException as error:
         discard(place, paths)
         # Any other failure may be of the rows' own source: its words fit better than ours.
-        if isinstance(error, Exception) and (is_full(error) or place.uri in str(error)):
+        if isinstance(error, Exception) and (StoreFull.is_told_by(error) or place.uri in str(error)):
             raise place.explained(error) from error
         raise
 

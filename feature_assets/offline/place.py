@@ -1,6 +1,5 @@
 """Where a view's Delta table lies, what makes a write on a local disk survive power loss, and errors in our words."""
 
-import errno
 import os
 import re
 import time
@@ -76,7 +75,7 @@ class Place:
     def explained(self, error: Exception) -> StoreError:
         """What delta-rs, Polars or the system said, as an error of the platform."""
         reason = reason_of(error)
-        if is_full(error):
+        if StoreFull.is_told_by(error):
             return StoreFull(
                 f"No room is left for {self.described} ({reason}). Nothing of this was published and all that was before "
                 "is there. Free space, or remove what no version needs: feature-assets vacuum"
@@ -86,13 +85,6 @@ class Place:
                 f"Cannot reach {self.described}: {reason}. Check the offline setting and its options."
             )
         return StoreUnsafe(f"Cannot read {self.described}: {reason}. What is damaged, says: feature-assets doctor")
-
-
-def is_full(error: Exception) -> bool:
-    """Whether a disk or quota is full. Polars and delta-rs tell it in the text only."""
-    text = str(error)
-    codes = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "errno", None) in codes or any(f"(os error {code})" in text for code in codes)
 
 
 def reason_of(error: Exception) -> str:

@@ -7,6 +7,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from feature_assets.errors import RequestError
+from feature_assets.offline.files import discard
 from feature_assets.offline.place import Place
 
 _UNDER_WAY = timedelta(days=1)
@@ -19,19 +20,22 @@ def vacuumed(place: Place, table: DeltaTable, older_than: timedelta, *, dry_run:
     # First what commits took out, then what no commit ever named: only the former is surely not just being written.
     files = _removed(place, table, older_than, dry_run=dry_run, full=False)
     files += _removed(place, table, max(older_than, _UNDER_WAY), dry_run=dry_run, full=True)
-    if not dry_run:
-        place.sync_log(table.version())
     return sorted(set(files))
 
 
 def _removed(place: Place, table: DeltaTable, older_than: timedelta, *, dry_run: bool, full: bool) -> list[str]:
+    # delta-rs enters a vacuum into the log first, for which a disk that has to be vacuumed may have no room.
+    only_told = dry_run or place.folder is not None
     try:
-        return table.vacuum(
+        files = table.vacuum(
             retention_hours=math.ceil(older_than / timedelta(hours=1)),
-            dry_run=dry_run,
+            dry_run=only_told,
             # The table's own retention is for ever, so that no other tool removes what a training set needs.
             enforce_retention_duration=False,
             full=full,
         )
+        if not dry_run:
+            discard(place, files)
     except (DeltaError, OSError) as error:
         raise place.explained(error) from error
+    return files

@@ -456,6 +456,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "feature is a key": ({"schema": [Field("origin", String)]}, "names column 'origin' twice"),
     "entity twice": ({"entities": [airport, airport]}, "names entity 'airport' twice"),
     "check of nothing": ({"checks": [NotNull("dew")]}, "reads 'dew', which the view does not have"),
+    "a check of no name": (
+        {"checks": [Expression(pl.col("temp") > 0, name="no/ghosts")]},
+        "a check cannot be called 'no/ghosts'.*letters, digits and underscores",
+    ),
     "version zero": ({"version": 0}, "version 0 is not 1 or more"),
     "lookback of nothing": ({"lookback": {"rain": timedelta(1)}}, "no parameter 'rain'"),
     "checks without results": ({"check_specs": [dg.AssetCheckSpec("mine", asset="weather")]}, "no check results"),

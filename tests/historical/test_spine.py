@@ -199,6 +199,18 @@ def test_dates_and_texts_are_times(world):
         trips(world, pl.DataFrame({"driver": [1, 1], "event_timestamp": ["2013-02-08T00:00:00Z", "noon"]}))
 
 
+@pytest.mark.parametrize("written", ["02/08/2013", "02/08/2013 07:00", "08.02.2013", "08-02-2013"])
+def test_a_date_of_which_nobody_knows_the_month_is_refused(world, tmp_path, written):
+    """Polars reads the second of August, half a year after the eighth of February that an American meant."""
+    refused = rf"'event_timestamp' is text, and '{written}' \(row 0\) is not read as a time. Write all as 2013-02-08T"
+    asked = pl.DataFrame({"driver": [1], "event_timestamp": [written]})
+    with pytest.raises(RequestError, match=refused):
+        trips(world, asked)
+    asked.write_csv(tmp_path / "spine.csv")
+    with pytest.raises(RequestError, match=refused):
+        trips(world, tmp_path / "spine.csv")
+
+
 @pytest.mark.parametrize("dtype", [pl.Datetime("ms"), pl.Datetime("us"), pl.Datetime("us", "UTC"), pl.Date], ids=str)
 @pytest.mark.parametrize("far", [2**31 - 1, -(2**31)])
 def test_a_time_that_no_calendar_has_is_refused(world, dtype, far):

@@ -77,21 +77,6 @@ def test_in_a_bucket_each_write_is_one_commit_whatever_the_answer_to_it(s3: Losi
     assert s3.store.check(WEATHER) == []
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.name == "nt" or os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("a small file system can only be mounted by root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=False)
-    if mounted.returncode != 0:
-        pytest.skip("no file system can be mounted here")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
 def _noise(count: int) -> pl.DataFrame:
     rows = pl.select(pl.int_range(count).alias("n"))
     return frame({"p": [("k", 0, None, 1)]}).join(rows, how="cross").with_columns(

@@ -41,6 +41,11 @@ class Actor:
         self._may_go.release()
         self._waits.acquire()
 
+    def die(self) -> None:
+        """Not take the step that is due."""
+        self._dies_at = 0
+        self.go()
+
     def step(self, name: str) -> None:
         self.steps.append(name)
         self._waits.release()
@@ -94,11 +99,17 @@ def run(actors: Sequence[Actor], choose: Callable[[Sequence[Actor]], Actor]) -> 
     happened: list[str] = []
     for actor in actors:
         actor.start()
-    while waiting := [actor for actor in actors if not actor.finished]:
-        actor = choose(waiting) if len(waiting) > 1 else waiting[0]
-        step = actor.steps[-1]
-        actor.go()
-        happened.append(f"{actor.name}: {step}{' †' if actor.died else ''}")
+    try:
+        while waiting := [actor for actor in actors if not actor.finished]:
+            actor = choose(waiting) if len(waiting) > 1 else waiting[0]
+            step = actor.steps[-1]
+            actor.go()
+            happened.append(f"{actor.name}: {step}{' †' if actor.died else ''}")
+    finally:
+        # Hypothesis ends an example in the middle of `choose`.
+        for actor in actors:
+            if not actor.finished:
+                actor.die()
     for actor in actors:
         if actor.error is not None:
             actor.error.add_note("\n".join(happened))

@@ -81,7 +81,7 @@ class FileLock:
         return self._descriptor
 
     def _unusable(self, error: OSError) -> StoreError:
-        kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreUnavailable
+        kind = StoreFull if StoreFull.is_told_by(error) else StoreUnavailable
         return kind(
             f"The lock file {self._path} cannot be used ({error.strerror}). Writers need it beside the database."
         )
