@@ -105,12 +105,12 @@ def test_everything_that_writes_names_what_is_full_and_works_again_afterwards(
     more = Registry.of([VIEW, ViewSpec(name="more", features=(Field("x", Int64),), event_timestamp="at")])
     with filled(small_disk):
         with pytest.raises(
-            StoreFull, match="No room is left for the Delta table of view 'trips'.*feature-assets vacuum"
+            StoreFull, match=r"No room is left for the Delta table of view 'trips'.*feature-assets vacuum"
         ):
             published(store, rows(2, mark=2))
-        with pytest.raises(StoreFull, match="No room is left in .*registry"):
+        with pytest.raises(StoreFull, match=r"No room is left in .*registry"):
             registry.publish(more, location="tests", by="tests")
-        with pytest.raises(StoreFull, match="No room is left in .*training"):
+        with pytest.raises(StoreFull, match=r"No room is left in .*training"):
             asked.save("kept")
         assert store.get_online_features(["trips:mark"], KEYS)["mark"] == [1, 1]
         assert asked.collect()["mark"].to_list() == [1, 1]
