@@ -111,7 +111,7 @@ def scan_csv(path: str, options: dict[str, str], texts: Mapping[str, pl.DataType
     # As many rows as Polars looked at to find them.
     written = pl.scan_csv(path, infer_schema=False, storage_options=options or None).head(100)
     first = written.select(pl.col(dated).drop_nulls().first().str.contains(_YEAR_FIRST)).collect()
-    odd = {name: pl.String() for name in dated if not first[name].item()}
+    odd: dict[str, pl.DataType] = {name: pl.String() for name in dated if not first[name].item()}
     if not odd:
         return rows
     return pl.scan_csv(path, try_parse_dates=True, schema_overrides=given | odd, storage_options=options or None)
