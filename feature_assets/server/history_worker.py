@@ -212,6 +212,13 @@ def _write(found: TrainingSet, job: Job) -> None:
         if isinstance(error, FeatureAssetsError):
             raise
         raise StoreFull(f"The rows cannot be kept until they are sent: {error.strerror}.") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
+        if isinstance(error, FeatureAssetsError):
+            raise
+        raise RequestError(
+            f"The rows cannot be written as {job.answer}: {str(error).splitlines()[0][:200]}. A column of the spine is of a "
+            "kind that has no place there; leave it out."
+        ) from error
 
 
 def _write_arrow(found: TrainingSet, path: Path, told: dict[str, str]) -> None:

@@ -293,7 +293,7 @@ def _add_rollback(
         body = await read_body(request.scope, request.receive, largest=limits.max_body_bytes)
         asked = decoded(body or b"{}", _rollback)
         if_match = request.headers.get("if-match")
-        if if_match is None:
+        if not if_match:
             raise Problem(
                 428,
                 "precondition-required",

@@ -264,6 +264,7 @@ async def test_a_row_filter_holds_for_every_row_of_the_spine(tmp_path):
         ({"features": [], "since": "2013-01-01"}, 422, "empty"),
         ({"since": "2013-01-01"}, 422, "Ask for either"),
         ({"features": [{"view": "weather", "alias": "a__b"}], "since": "2013-01-01"}, 422, "letters, digits"),
+        ({"features": ["weather:temp"], "spine": {"origin": ["JFK"], "event_timestamp": ["2013-01-01"], "x": [{}]}}, 422, "as parquet"),
         ({"features": ["comfort:felt"], "spine": {"origin": ["JFK"], "event_timestamp": ["2013-01-01"]}}, 422, "lacks 'layers'"),
     ],
     ids=lambda value: str(value)[:60] if isinstance(value, dict) else "",
