@@ -157,7 +157,7 @@ def serve_limit(path: str, port: int) -> None:
 
 def serve_ours(file: str, port: int) -> None:
     from feature_assets.config import Settings
-    from feature_assets.server.app import run
+    from feature_assets.server.process import run
 
     run(Settings.load(file), port=port)
 

@@ -50,6 +50,8 @@ class ServerSettings(BaseModel):
     history_max_bytes: int = Field(4 << 30, gt=0, description="How large one of them may be.")
     history_max_memory_bytes: int = Field(4 << 30, gt=0, description="How much memory one of them may take.")
     body_timeout_seconds: float = Field(15.0, gt=0)
+    log: Literal["text", "json"] = "text"
+    audit: str | None = Field(None, description='A file for the audit log, or "stderr".')
     openapi: bool | None = Field(None, description="Whether to show what the routes are; on loopback only if not set.")
     token_lifetime_seconds: int = Field(3600, gt=0, le=86_400)
 

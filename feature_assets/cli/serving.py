@@ -65,7 +65,7 @@ def serve(
 
     It speaks the JSON of Feast's feature server, so clients move by changing a URL. Ctrl-C ends it.
     """
-    from feature_assets.server.app import run
+    from feature_assets.server.process import run
 
     run(Project.of(ctx).settings, host=host, port=port, workers=workers)
 

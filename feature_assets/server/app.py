@@ -1,40 +1,35 @@
-"""The feature server as a whole: what hangs where, what runs beside, and how it is started."""
+"""The feature server as a whole: what hangs where, and what runs beside."""
 
 import asyncio
-import gc
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
 
-import uvicorn
 from fastapi import FastAPI, Security
 from fastapi.security.base import SecurityBase
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from uvicorn.supervisors import Multiprocess
 
 from feature_assets.access import READ
 from feature_assets.config import Settings
 from feature_assets.errors import FeatureAssetsError
 from feature_assets.server import catalogue, history, snapshots
 from feature_assets.server import documentation as pages
+from feature_assets.server.audit import Audit
 from feature_assets.server.gate import Gate, Handler
 from feature_assets.server.journal import Journal
 from feature_assets.server.keys import is_loopback
 from feature_assets.server.problems import Problem
-from feature_assets.server.process import config_of, listening, own_log
+from feature_assets.server.request_log import RequestLog
 from feature_assets.server.routes import OnlineFeatures
 from feature_assets.server.routing import Callers, ProblemRoute, Refusal
 from feature_assets.server.serving import Serving
 from feature_assets.server.trust import Trust, check_binding
 
 log = logging.getLogger(__name__)
-
-_OBJECTS_BETWEEN_COLLECTIONS: Final = 50_000
 
 ONLINE_PATH: Final = "/get-online-features"
 
@@ -53,17 +48,24 @@ class FeatureServer(FastAPI):
         await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings) -> FeatureServer:
+def create_app(settings: Settings, journal: Journal | None = None) -> FeatureServer:
     """The application, for any ASGI server. It is meant for the address that the settings name.
 
+    Args:
+        settings: where things are kept, and how to serve them.
+        journal: what takes the log of requests, instead of the program's log.
+
     Raises:
-        ConfigurationError: the settings would open it to others without an issuer and an audience, or the issuer's
-            keys cannot be had.
+        ConfigurationError: the settings would open it to others without an issuer and an audience, the issuer's keys
+            cannot be had, or the audit log cannot be written.
     """
     check_binding(settings, settings.server.host)
     trust = Trust(settings)
     serving = Serving(settings)
-    callers = Callers(trust.bearer, trust.security())
+    requests = RequestLog(settings.server.log, journal)
+    audit = _audit(settings)
+    logs: list[RequestLog | Audit] = [requests] if audit is None else [requests, audit]
+    callers = Callers(trust.bearer, trust.security(), audit)
     online = OnlineFeatures(serving, trust.bearer, settings.server)
     documented = settings.server.openapi
     if documented is None:
@@ -76,7 +78,7 @@ def create_app(settings: Settings) -> FeatureServer:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=_lifespan(serving, trust, online),
+        lifespan=_lifespan(serving, trust, online, logs),
         exception_handlers={HTTPException: _http_problem},
         generate_unique_id_function=lambda route: route.name,
     )
@@ -96,11 +98,19 @@ def create_app(settings: Settings) -> FeatureServer:
         **trust.handlers(),
     }
     app.gate = Gate(app.behind_gate, handlers)
+    app.gate.watchers += logs
     app.state.serving = serving
     return app
 
 
-def _lifespan(serving: Serving, trust: Trust, online: OnlineFeatures) -> Any:
+def _audit(settings: Settings) -> Audit | None:
+    place = settings.server.audit
+    if place is None:
+        return None
+    return Audit(place if place == "stderr" else settings.place(place))
+
+
+def _lifespan(serving: Serving, trust: Trust, online: OnlineFeatures, logs: Sequence[RequestLog | Audit]) -> Any:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
@@ -117,6 +127,8 @@ def _lifespan(serving: Serving, trust: Trust, online: OnlineFeatures) -> Any:
             online.close()
             serving.close()
             await trust.close()
+            for one in logs:
+                one.close()
 
     return lifespan
 
@@ -172,54 +184,3 @@ def _add_health(app: FastAPI, serving: Serving) -> None:
     async def health() -> Response:
         """Needs no token and tells no more than its status."""
         return Response(status_code=503 if serving.snapshot is None else 200)
-
-
-def run(settings: Settings, *, host: str | None = None, port: int | None = None, workers: int = 1) -> None:
-    """Serve until told to stop.
-
-    Args:
-        settings: where things are kept; `server` has what is not given here.
-        host: the address to listen on.
-        port: the port; 0 takes a free one.
-        workers: processes that answer.
-
-    Raises:
-        ConfigurationError: the address would open it to others without an issuer and an audience, or is taken.
-    """
-    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = settings.model_copy(update={"server": settings.server.model_copy(update=given)})
-    check_binding(settings, settings.server.host)
-    journal = own_log()
-    with listening(settings.server.host, settings.server.port) as bound, suppress(KeyboardInterrupt):
-        place = f"http://{settings.server.host}:{bound.getsockname()[1]}"
-        log.info("serving at=%s workers=%d issuer=%s", place, workers, settings.server.issuer or "embedded")
-        app = _made(settings, journal)
-        seconds = settings.server.body_timeout_seconds
-        if workers == 1:
-            uvicorn.Server(config_of(app.gate, seconds_for_body=seconds)).run(sockets=[bound])
-        else:
-            # What is wrong has shown by now, and does not in each worker again and again.
-            worker = _Worker(settings.model_dump())
-            config = config_of(worker, seconds_for_body=seconds, factory=True, workers=workers)
-            Multiprocess(config, sockets=[bound]).run()
-
-
-def _made(settings: Settings, journal: Journal | None) -> FeatureServer:
-    app = create_app(settings)
-    if journal is not None:
-        app.gate.journal = journal.add
-    # All that was loaded stays: looking through it for garbage again and again makes some answers wait.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
-    return app
-
-
-@dataclass(frozen=True)
-class _Worker:
-    """Makes the application in another process, which starts from nothing."""
-
-    settings: Mapping[str, Any]
-
-    def __call__(self) -> Gate:
-        return _made(Settings(**self.settings), own_log()).gate

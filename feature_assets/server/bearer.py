@@ -5,7 +5,7 @@ from math import ceil
 from feature_assets.access import Principal
 from feature_assets.errors import StoreUnavailable, Unauthenticated
 from feature_assets.server.auth import TokenValidator
-from feature_assets.server.gate import Headers
+from feature_assets.server.gate import Exchange, Headers
 from feature_assets.server.limits import Quota
 from feature_assets.server.problems import Problem
 
@@ -24,24 +24,32 @@ class Bearer:
         """Whether one more request is within the quota. If so it counts."""
         return self._quota is None or not self._quota.take((principal.issuer, principal.subject))
 
-    async def principal(self, headers: Headers) -> Principal:
-        """Who is asking. The request counts.
+    async def principal(self, headers: Headers, exchange: Exchange) -> Principal:
+        """Who is asking. The request counts, and the exchange says who it was or why it is nobody.
 
         Raises:
             Problem: nobody that we know (401), a header that is none (400), one who asked too often (429), or the
                 issuer's keys cannot be had (503).
         """
         try:
-            principal = await self._validator.validated(_token(headers))
+            principal = await self._validated(headers)
+            exchange.asked_by(principal)
+            wait = self._quota.take((principal.issuer, principal.subject)) if self._quota else 0.0
+            if wait:
+                retry = {"retry-after": str(ceil(wait))}
+                raise Problem(429, "too-many-requests", f"Too many requests. Wait {ceil(wait)} s.", headers=retry)
+        except Problem as problem:
+            exchange.denied = problem.kind
+            raise
+        return principal
+
+    async def _validated(self, headers: Headers) -> Principal:
+        try:
+            return await self._validator.validated(_token(headers))
         except StoreUnavailable as error:
             raise Problem(503, "issuer-unreachable", str(error), headers={"retry-after": "30"}) from error
         except Unauthenticated as error:
             raise _unauthenticated(str(error), "invalid_token") from error
-        wait = self._quota.take((principal.issuer, principal.subject)) if self._quota else 0.0
-        if wait:
-            retry = {"retry-after": str(ceil(wait))}
-            raise Problem(429, "too-many-requests", f"Too many requests. Wait {ceil(wait)} s.", headers=retry)
-        return principal
 
 
 def _token(headers: Headers) -> bytes:

@@ -1,10 +1,8 @@
-"""Around every request: its id, its one line in the log, and an answer whatever happens.
+"""Around every request: its id, an answer whatever happens, and those who take note of it in the end.
 
 The routes that are asked thousands of times a second hang directly here; FastAPI serves all others.
 """
 
-import logging
-import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,34 +12,52 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from feature_assets.access import Decision
+from feature_assets.access import Decision, Principal
 from feature_assets.errors import Forbidden
 from feature_assets.server.problems import Dialect, Problem, problem_of, unforeseen
-
-log = logging.getLogger(__name__)
 
 _PREFIX: Final = secrets.token_hex(4).encode()
 _numbers = count(1)
 
-_WORD: Final = re.compile(r"[A-Za-z0-9_./:@-]{1,100}")
-
 
 class Exchange:
-    """One request and what the log says of it: names and counts, no values and no tokens.
+    """One request and what is told of it afterwards: names and counts, no values and no tokens.
 
-    `dialect` is the form in which whoever asks reads a refusal; `decision` whether it was allowed, and by which rule.
+    `dialect` is the form in which whoever asks reads a refusal; `decision` whether it was allowed, and by which rule;
+    `denied` why nothing was decided, if there is nobody who may ask. `recorded`: the audit log has it already.
     """
 
-    __slots__ = ("_begun", "_send", "client", "decision", "dialect", "features", "id", "registry", "rows", "status")
+    __slots__ = (
+        "_begun",
+        "_send",
+        "client",
+        "decision",
+        "denied",
+        "dialect",
+        "features",
+        "id",
+        "method",
+        "milliseconds",
+        "path",
+        "principal",
+        "recorded",
+        "registry",
+        "rows",
+        "status",
+    )
 
-    def __init__(self, send: Send | None = None) -> None:
+    def __init__(self, method: str, path: str, send: Send | None = None) -> None:
         self._send = send
         self._begun = perf_counter()
+        self.method, self.path = method, path
         self.id = b"%b-%x" % (_PREFIX, next(_numbers))
         self.status = 0
+        self.milliseconds = 0.0
         self.dialect: Dialect = "problem"
+        self.principal: Principal | None = None
         self.decision: Decision | None = None
-        self.client = self.registry = "-"
+        self.denied, self.recorded = "", False
+        self.client, self.registry = "-", ""
         self.features = self.rows = 0
 
     async def send(self, message: Message) -> None:
@@ -52,23 +68,17 @@ class Exchange:
         assert self._send is not None  # noqa: S101 (who answers at once does not call this)
         await self._send(message)
 
+    def asked_by(self, principal: Principal) -> None:
+        """Who it is."""
+        self.principal, self.client = principal, principal.client_id
+
     def note(self, registry: str, features: int, rows: int) -> None:
         """What was read."""
         self.registry, self.features, self.rows = registry, features, rows
 
-    def line(self, method: str, path: str) -> str:
-        """The line of the log."""
-        milliseconds = (perf_counter() - self._begun) * 1e3
-        return (
-            f"request id={self.id.decode()} method={method} path={_word(path)} status={self.status} "
-            f"ms={milliseconds:.2f} client={_word(self.client)} features={self.features} rows={self.rows} "
-            f"registry={self.registry:.12}"
-        )
-
-
-def _word(text: str) -> str:
-    """What cannot be taken for two words of a line, or for two lines."""
-    return text if text.isidentifier() or _WORD.fullmatch(text) else repr(text[:100])
+    def elapsed(self) -> float:
+        """Milliseconds since it came."""
+        return round((perf_counter() - self._begun) * 1e3, 3)
 
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -93,15 +103,18 @@ AtOnce = Callable[[Headers, bytes, Headers], bytes | None]
 """From the headers and the body of a request, and the headers that every answer has, to the whole answer."""
 
 
+Watcher = Callable[[Exchange], None]
+
+
 class Gate:
-    """The outermost application. `handlers` by method and path; `journal`, if there is one, takes the lines of the log.
+    """The outermost application. `handlers` by method and path; `watchers` take each exchange when it is over.
 
     `at_once` is for a connection that can make use of it, by method and path.
     """
 
     def __init__(self, app: ASGIApp, handlers: Mapping[tuple[str, str], Handler]) -> None:
         self._app, self._handlers = app, handlers
-        self.journal: Callable[[str], None] | None = None
+        self.watchers: list[Watcher] = []
         self.at_once: dict[tuple[bytes, bytes], AtOnce] = {
             (method.encode(), path.encode()): partial(self._answered, method, path, handler)
             for (method, path), handler in handlers.items()
@@ -113,7 +126,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(send)
+        exchange = Exchange(scope["method"], scope["path"], send)
         try:
             handler = self._handlers.get((scope["method"], scope["path"]))
             if handler is not None:
@@ -124,12 +137,12 @@ class Gate:
         except Exception as error:  # noqa: BLE001 (no request may end without an answer)
             await self._refuse(error, scope, exchange)
         finally:
-            self._log(exchange, scope["method"], scope["path"])
+            self._over(exchange)
 
     def _answered(
         self, method: str, path: str, handler: Ready, asked: Headers, body: bytes, always: Headers
     ) -> bytes | None:
-        exchange = Exchange()
+        exchange = Exchange(method, path)
         try:
             ready = handler.ready(asked, body, exchange)
         except Exception:  # noqa: BLE001 (asked again the long way, it says what is wrong)
@@ -138,19 +151,18 @@ class Gate:
             return None
         answer, lines = ready
         exchange.status = 200
-        self._log(exchange, method, path)
+        self._over(exchange)
         more = b"".join([b"%b: %b\r\n" % header for header in always])
         own = b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (len(answer), exchange.id)
         return b"".join((b"HTTP/1.1 200 OK\r\n", more, lines, own, answer))
 
-    def _log(self, exchange: Exchange, method: str, path: str) -> None:
-        if self.journal is not None:
-            self.journal(exchange.line(method, path))
-        elif log.isEnabledFor(logging.INFO):
-            log.info("%s", exchange.line(method, path))
+    def _over(self, exchange: Exchange) -> None:
+        exchange.milliseconds = exchange.elapsed()
+        for watcher in self.watchers:
+            watcher(exchange)
 
     async def _refuse(self, error: Exception, scope: Scope, exchange: Exchange) -> None:
-        if isinstance(error, Forbidden):
+        if isinstance(error, Forbidden) and error.decision is not None:
             exchange.decision = error.decision
         request_id = exchange.id.decode()
         problem = error if isinstance(error, Problem) else problem_of(error) or unforeseen(error, request_id)

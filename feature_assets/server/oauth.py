@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote_plus
 import orjson
 from starlette.types import Receive, Scope
 
-from feature_assets.access import ACTS, parse_scope
+from feature_assets.access import ACTS, Decision, parse_scope
 from feature_assets.errors import ConfigurationError
 from feature_assets.server.gate import Exchange
 from feature_assets.server.issuer import Client, Issuer
@@ -59,8 +59,10 @@ class TokenEndpoint:
             # Files are read, and a key may be made.
             client, answer = await asyncio.to_thread(self._granted, form, headers.get(b"authorization"))
             exchange.client = client.client_id
+            exchange.decision = Decision("token", (), allowed=True, rule="client secret")
             await _send(exchange, 200, answer)
         except _Refused as error:
+            exchange.denied = error.code
             document = {"error": error.code, "error_description": error.description}
             await _send(exchange, error.status, document, error.headers)
         except ConfigurationError as error:

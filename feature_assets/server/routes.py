@@ -38,9 +38,8 @@ class OnlineFeatures:
 
     async def __call__(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
         """Answer one request."""
-        principal = await self._bearer.principal(scope["headers"])
-        exchange.client = principal.client_id
-        in_general(principal, READ).enforce()
+        principal = await self._bearer.principal(scope["headers"], exchange)
+        exchange.decision = in_general(principal, READ).enforce()
         body = await read_body(scope, receive, largest=self._max_bytes)
         exchange.dialect = dialect_of(body)
         asked = read_question(body, max_keys=self._max_keys)
@@ -71,7 +70,7 @@ class OnlineFeatures:
         decision = exchange.decision = question.reading.decide(principal).enforce()
         if not self._bearer.admits(principal):
             return None
-        exchange.client = principal.client_id
+        exchange.asked_by(principal)
         exchange.note(snapshot.digest, question.width, rows)
         return _answered(question, asked, decision), snapshot.lines
 

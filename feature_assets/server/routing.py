@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from feature_assets.access import Principal, in_general
 from feature_assets.errors import Forbidden
+from feature_assets.server.audit import FIRST, Audit
 from feature_assets.server.bearer import Bearer
 from feature_assets.server.gate import Exchange, exchange_of
 from feature_assets.server.problems import Dialect, Problem, problem_of, unforeseen
@@ -24,8 +25,8 @@ _NO_STORE: Final = {"cache-control": "no-store"}
 class Callers:
     """Tells FastAPI's routes who is asking, and its OpenAPI document what they need to be allowed."""
 
-    def __init__(self, bearer: Bearer, security: SecurityBase) -> None:
-        self._bearer, self._security = bearer, security
+    def __init__(self, bearer: Bearer, security: SecurityBase, audit: Audit | None = None) -> None:
+        self._bearer, self._security, self._audit = bearer, security, audit
 
     def who_may(self, act: str, *, everywhere: bool = False) -> Any:
         """A dependency of a route: the principal, who may do that on some view at least, or on every one.
@@ -43,9 +44,10 @@ class Callers:
 
     async def checked(self, scope: Scope, act: str, *, exchange: Exchange, everywhere: bool = False) -> Principal:
         """The same for whoever reads requests without FastAPI."""
-        principal = await self._bearer.principal(scope["headers"])
-        exchange.client = principal.client_id
-        in_general(principal, act, everywhere=everywhere).enforce()
+        principal = await self._bearer.principal(scope["headers"], exchange)
+        exchange.decision = in_general(principal, act, everywhere=everywhere).enforce()
+        if self._audit is not None and act in FIRST:
+            self._audit.first(exchange)
         return principal
 
 
@@ -86,7 +88,7 @@ def _problem(error: Exception, request: Request) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, Forbidden):
-        exchange_of(request.scope).decision = error.decision
+        exchange_of(request.scope).decision = error.decision or exchange_of(request.scope).decision
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     return problem_of(error) or unforeseen(error, exchange_of(request.scope).id.decode())

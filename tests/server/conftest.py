@@ -189,7 +189,7 @@ def served(platform: Platform, log: Path, **options: Any) -> Iterator[tuple[str,
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     program = (
-        "import sys, json; from feature_assets.config import Settings; from feature_assets.server.app import run\n"
+        "import sys, json; from feature_assets.config import Settings; from feature_assets.server.process import run\n"
         "if __name__ == '__main__': run(Settings(**json.loads(sys.argv[1])), **json.loads(sys.argv[2]))"
     )
     script = log.with_suffix(".py")
