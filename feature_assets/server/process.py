@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 _CONNECTIONS: Final = 1_000
 _OBJECTS_BETWEEN_COLLECTIONS: Final = 50_000
 _SECONDS_TO_FINISH: Final = 10
+# On a busy machine a new process takes its time to load before it can say that it is there.
+_SECONDS_TO_ANSWER_SUPERVISOR: Final = 30
 _SECONDS_IDLE: Final = 75
 
 
@@ -46,6 +48,7 @@ def config_of(app: Any, *, seconds_for_body: float, **options: Any) -> uvicorn.C
         limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=_SECONDS_IDLE,
         timeout_graceful_shutdown=_SECONDS_TO_FINISH,
+        timeout_worker_healthcheck=_SECONDS_TO_ANSWER_SUPERVISOR,
         **options,
     )
 

@@ -201,7 +201,7 @@ def served(platform: Platform, log: Path, **options: Any) -> Iterator[tuple[str,
             command, stderr=stderr, cwd=Path(__file__).parents[2], env=os.environ | {"PYTHONPATH": "."}
         )
     try:
-        for _ in range(800):
+        for _ in range(4_000):
             with contextlib.suppress(httpx.TransportError):
                 if httpx.get(f"http://127.0.0.1:{port}/health").is_success:
                     break
