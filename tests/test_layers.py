@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import pytest
@@ -95,6 +95,33 @@ def test_no_two_modules_of_one_layer_need_one_another() -> None:
                 reached.add(one)
                 waiting.extend(needs.get(one, ()))
         assert start not in reached, f"{start} needs itself, by way of {sorted(reached)}"
+
+
+def test_no_two_files_need_one_another() -> None:
+    """Not for the sake of types either: what is read first must be readable first."""
+    files = {_module(path): path for path in MODULES}
+    needs = {name: {one for one in _needed(path, files) if one != name} for name, path in files.items()}
+    for start, needed in needs.items():
+        reached, waiting = set(), list(needed)
+        while waiting:
+            one = waiting.pop()
+            if one not in reached:
+                reached.add(one)
+                waiting.extend(needs[one])
+        assert start not in reached, f"{start} needs itself, by way of {sorted(reached)}"
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _needed(path: Path, files: Container[str]) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield from (one for one in (name if name in files else node.module or "",) if one in files)
 
 
 def test_retrieval_loads_neither_dagster_nor_fastapi() -> None:

@@ -13,7 +13,7 @@ from feature_assets.assets.metadata import metadata_for, spec_from_metadata
 from feature_assets.assets.passed_on import declaring, refuse_unknown_parameters
 from feature_assets.assets.projection import Projection, asset_key, projected
 from feature_assets.errors import DeclarationError
-from feature_assets.registry import Registry
+from feature_assets.registry import Registry, check_registry
 from feature_assets.spec import (
     Expressions,
     Field,
@@ -246,7 +246,7 @@ def _check_together(spec: OnDemandViewSpec | ServiceSpec, needs: Sequence[Needed
         DeclarationError: it does not; publishing the registry would say the same.
     """
     if None not in needs:
-        Registry.of([*(one for one in needs if one is not None), spec]).check()
+        check_registry(Registry.of([*(one for one in needs if one is not None), spec]))
 
 
 def _needed(sources: Iterable[Any]) -> tuple[Needed, ...]:

@@ -118,6 +118,7 @@ def _code(project: Project) -> Iterator[Finding]:
 
 def _registry(project: Project) -> Iterator[Finding]:
     from feature_assets.objects import open_objects
+    from feature_assets.registry import check_registry
 
     store, settings = project.registry_store, project.settings
     # What publishing would find out too late: whether the store keeps to conditional writes.
@@ -133,7 +134,7 @@ def _registry(project: Project) -> Iterator[Finding]:
         f"{store.place}: number {published.sequence}, {published.digest[:12]}, by {published.by} on "
         f"{published.published_at:%Y-%m-%d %H:%M}Z",
     )
-    published.registry.check()
+    check_registry(published.registry)
 
 
 def _in_step(project: Project) -> Iterator[Finding]:

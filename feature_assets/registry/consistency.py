@@ -1,18 +1,15 @@
 """Whether the parts of a registry go together."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from feature_assets.errors import DeclarationError, RequestError, UnknownName
 from feature_assets.references import ReadPlan, resolve
+from feature_assets.registry.snapshot import Registry
 from feature_assets.spec import Entity, ViewProjection
 from feature_assets.transformations import check_declaration
 
-if TYPE_CHECKING:
-    from feature_assets.registry.snapshot import Registry
 
-
-def check(registry: "Registry") -> None:
+def check_registry(registry: Registry) -> None:
     """See that names are unique, that all that is referred to is there, and that types agree.
 
     Raises:
@@ -29,7 +26,7 @@ def check(registry: "Registry") -> None:
         _check_resolves(registry, f"Feature service '{name}'", service.features, "service", name)
 
 
-def _check_names(registry: "Registry") -> None:
+def _check_names(registry: Registry) -> None:
     rooms = (registry.views, registry.on_demand, registry.services, registry.sources)
     for room in rooms:
         for name, each in room.items():
@@ -45,14 +42,14 @@ def _check_names(registry: "Registry") -> None:
         raise DeclarationError(f"'{both[0]}' is both a view and an on-demand view. Rename one of them.")
 
 
-def _check_versions(registry: "Registry") -> None:
+def _check_versions(registry: Registry) -> None:
     for key, view in registry.superseded.items():
         current = registry.views.get(view.name)
         if key != f"{view.name}@v{view.version}" or current is None or current.version == view.version:
             raise DeclarationError(f"'{key}' is no superseded version of a view. Take it out.")
 
 
-def _check_entities(registry: "Registry") -> None:
+def _check_entities(registry: Registry) -> None:
     declared: dict[str, tuple[str, Entity]] = {}
     for view in registry.views.values():
         for entity in view.entities:
@@ -69,7 +66,7 @@ def _keys(entity: Entity) -> str:
 
 
 def _check_resolves(
-    registry: "Registry", place: str, projections: Iterable[ViewProjection], kind: str, name: str
+    registry: Registry, place: str, projections: Iterable[ViewProjection], kind: str, name: str
 ) -> ReadPlan:
     owner = registry.owners.get(f"{kind}/{name}")
     where = f"{place} (code location '{owner}')" if owner else place

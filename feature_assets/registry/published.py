@@ -32,6 +32,7 @@ from feature_assets.errors import (
 )
 from feature_assets.objects import Objects, PutConflict, open_objects
 from feature_assets.registry.changes import Change, plan
+from feature_assets.registry.consistency import check_registry
 from feature_assets.registry.evolution import refuse_broken_versions
 from feature_assets.registry.merge import merged
 from feature_assets.registry.snapshot import Registry, read_registry
@@ -198,7 +199,7 @@ class RegistryStore:
             before = self._in_force(pointer)
             after = merged(before, derived, location, adopt=adopt, prune=prune)
             refuse_broken_versions(before, after)
-            after.check()
+            check_registry(after)
             return after
 
         return self._advance("publish", following, partial(Entry, by=by, location=location, message=message))

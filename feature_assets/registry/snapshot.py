@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple, Self, TypeAlias
 import msgspec
 
 from feature_assets.errors import DeclarationError, RegistryUnreadable, UnknownService, UnknownView
-from feature_assets.registry.consistency import check
 from feature_assets.spec import (
     AnySource,
     Entity,
@@ -81,14 +80,6 @@ class Registry(Spec, frozen=True, kw_only=True, omit_defaults=False, dict=True):
     @cached_property
     def digest(self) -> str:
         return hashlib.sha256(canonical_json(self)).hexdigest()
-
-    def check(self) -> None:
-        """See that all parts go together.
-
-        Raises:
-            DeclarationError: something refers to what is not there, or two parts contradict one another.
-        """
-        check(self)
 
     def view(self, name: str, version: int | None = None) -> ViewSpec:
         """The view in that version, else in its current one.

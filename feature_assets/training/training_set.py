@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from feature_assets.training.saved import TrainingSets
 
 PIECE_BYTES: Final = 512 << 20
 """About how much memory one piece takes where no number of rows is asked for."""
@@ -36,6 +35,12 @@ class Source(Protocol):
     def pieces(self, rows: int | None) -> Iterator[pl.DataFrame]: ...
 
 
+class Keeper(Protocol):
+    """Where sets are kept under names: `TrainingSets`."""
+
+    def save(self, name: str, training_set: "TrainingSet", *, overwrite: bool = False) -> Manifest: ...
+
+
 class TrainingSet:
     """The spine's rows in the spine's order: its columns as they were, then the features in the order asked for.
 
@@ -47,7 +52,7 @@ class TrainingSet:
         self,
         source: Source,
         question: Question,
-        sets: "TrainingSets | None" = None,
+        sets: Keeper | None = None,
         manifest: Manifest | None = None,
     ) -> None:
         self._source, self._question, self._sets, self._manifest = source, question, sets, manifest

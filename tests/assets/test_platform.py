@@ -29,6 +29,7 @@ from feature_assets.assets import (
 from feature_assets.assets.metadata import metadata_for, registry_from_graph, spec_from_metadata
 from feature_assets.assets.partitions import slices
 from feature_assets.publication import publish
+from feature_assets.registry import check_registry
 
 DAILY = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-02-01")
 airport = Entity("airport", join_keys={"origin": String})
@@ -195,7 +196,7 @@ def _service(*features: Any) -> dg.Definitions:
 def _published(expression: pl.Expr) -> None:
     """Checked where all is known: when the registry is published."""
     view = OnDemandFeatureView("o", sources=[weather], schema=[Field("x", Float64)], expressions={"x": expression})
-    registry_from_graph(feature_definitions([weather, view]).resolve_asset_graph()).check()
+    check_registry(registry_from_graph(feature_definitions([weather, view]).resolve_asset_graph()))
 
 
 WRONG: dict[str, tuple[Any, str]] = {
@@ -236,7 +237,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "neither": (lambda: OnDemandFeatureView("o", sources=[weather], schema=[Field("x", Float64)]), "give either"),
     "unknown view in the registry": (
-        lambda: registry_from_graph(feature_definitions([outdoors]).resolve_asset_graph()).check(),
+        lambda: check_registry(registry_from_graph(feature_definitions([outdoors]).resolve_asset_graph())),
         "weather",
     ),
 }
@@ -264,7 +265,7 @@ def test_lineage_follows_a_view_with_a_prefix_through_its_projections() -> None:
     graph = feature_definitions([rainfall, wet, there]).resolve_asset_graph()
     for declared in (wet, there):
         assert graph.get(declared.key).parent_keys == {dg.AssetKey(["gold", "us", "rainfall"])}
-    registry_from_graph(graph).check()
+    check_registry(registry_from_graph(graph))
 
 
 def test_two_assets_with_one_name_are_refused() -> None:

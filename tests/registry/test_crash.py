@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from feature_assets.errors import NotPublished
-from feature_assets.registry import RegistryStore
+from feature_assets.registry import RegistryStore, check_registry
 
 PUBLISHER = [sys.executable, str(Path(__file__).with_name("publisher.py"))]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -82,6 +82,6 @@ def assert_consistent(store: RegistryStore, acknowledged: list[str], seed: int =
     assert [entry.sequence for entry in history] == list(range(latest.sequence, 0, -1)), f"seed {seed}"
     assert [entry.previous for entry in history] == [*(entry.digest for entry in history[1:]), None], f"seed {seed}"
     for entry in history:
-        store.snapshot(entry.digest).check()
+        check_registry(store.snapshot(entry.digest))
     told = {f"published {entry.sequence} {entry.digest}" for entry in history}
     assert set(acknowledged) <= told, f"seed {seed}"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from feature_assets.checks import InRange, NotNull, Unique
 from feature_assets.errors import DeclarationError, RegistryUnreadable, UnknownService, UnknownView
 from feature_assets.expressions import to_data
-from feature_assets.registry import Registry, read_registry
+from feature_assets.registry import Registry, check_registry, read_registry
 from feature_assets.spec import (
     LONGEST,
     DeltaSource,
@@ -129,22 +129,22 @@ MIXED = (ViewProjection("weather"), ViewProjection("cars"))
 )
 def test_what_contradicts_itself_is_refused_with_the_mend(objects: list[Any], message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
-        Registry.of(objects).check()
+        check_registry(Registry.of(objects))
 
 
 def test_what_goes_together_passes() -> None:
-    whole().check()
+    check_registry(whole())
     mapped = ViewProjection("cars").with_join_key_map({"origin": "garage"})
     twice = (ViewProjection("weather"), ViewProjection("weather", alias="there", join_key_map={"origin": "dest"}))
-    Registry.of([view(), view("cars", entities=(CAR,)), service("delay", *twice, mapped)]).check()
+    check_registry(Registry.of([view(), view("cars", entities=(CAR,)), service("delay", *twice, mapped)]))
     warmer = Expressions({"felt": to_data(pl.col("there__temp") - pl.col("weather__temp"), "chill")})
-    Registry.of([view(), on_demand(sources=twice, full_feature_names=True, transformation=warmer)]).check()
+    check_registry(Registry.of([view(), on_demand(sources=twice, full_feature_names=True, transformation=warmer)]))
 
 
 def test_the_owner_is_named_where_a_foreign_service_breaks() -> None:
     registry = Registry(services={"delay": service()}, owners={"service/delay": "risk"})
     with pytest.raises(DeclarationError, match="code location 'risk'"):
-        registry.check()
+        check_registry(registry)
 
 
 class TestUnreadable:
