@@ -24,10 +24,19 @@ PUBLICATION = "__publication"
 PARTITION = "__partition"
 """The column that every offline row carries: the Dagster partition that it belongs to."""
 
+EVENT_ID = "__event"
+"""The column of pushed rows that holds the id by which a repeated push is known; null where none was given."""
+
+SEQUENCE = "__sequence"
+"""The column of rows on their way from a journal that holds the number of their push; it is not stored."""
+
 UNPARTITIONED = "all"
 """The `__partition` of every row of a view without partitions."""
 
 _CHECK_NAME = re.compile(r"[A-Za-z0-9_]+")
+SINGLE = "partition"
+"""What the one dimension of a view is called that has one only."""
+
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 
 
@@ -121,7 +130,8 @@ class Field(Spec, frozen=True):
 class TimePartitions(Spec, frozen=True, kw_only=True, tag="time"):
     """Consecutive windows of time, each from one tick of a cron schedule in a time zone to the next.
 
-    `start` and `end` are ISO 8601 with an offset; `fmt` writes the start of a window as its key.
+    `start` and `end` are ISO 8601 with an offset; `fmt` writes the start of a window as its key. `exclusions` are
+    windows that are left out: starts in ISO 8601, or cron schedules of starts.
     """
 
     cron: str
@@ -130,6 +140,7 @@ class TimePartitions(Spec, frozen=True, kw_only=True, tag="time"):
     end: str | None = None
     fmt: str
     end_offset: int = 0
+    exclusions: tuple[str, ...] = ()
 
 
 class StaticPartitions(Spec, frozen=True, tag="static"):

@@ -9,10 +9,7 @@ from dagster import MultiPartitionKey
 
 from feature_assets.conform import PartitionSlice
 from feature_assets.errors import DeclarationError, RequestError
-from feature_assets.spec import DynamicPartitions, Partitions, StaticPartitions, TimePartitions
-
-SINGLE = "partition"
-"""What the one dimension of a view is called that has one only."""
+from feature_assets.spec import SINGLE, DynamicPartitions, Partitions, StaticPartitions, TimePartitions
 
 
 def dimensions(partitions_def: dg.PartitionsDefinition | None, place: str) -> dict[str, Partitions]:
@@ -42,6 +39,10 @@ def _dimension(partitions_def: dg.PartitionsDefinition, place: str) -> Partition
             end=partitions_def.end.isoformat() if partitions_def.end else None,
             fmt=partitions_def.fmt,
             end_offset=partitions_def.end_offset,
+            exclusions=tuple(
+                each if isinstance(each, str) else datetime.fromtimestamp(each.timestamp, UTC).isoformat()
+                for each in partitions_def.exclusions or ()
+            ),
         )
     if isinstance(partitions_def, dg.StaticPartitionsDefinition):
         return StaticPartitions(tuple(partitions_def.get_partition_keys()))
