@@ -1,7 +1,8 @@
 """The one way in: conform → checks → Delta commit → online upsert → ledger.
 
 Offline is the truth. After the commit the latest row of each key is sent online, where the later row wins; what the
-replaced partitions had published before and no longer do is taken back by `settlement`.
+replaced partitions had published before and no longer do is taken back by `settlement`. Materialised rows go all this way
+in `publish`. Pushed rows are `admitted` when they come, wait in a journal, and go the rest of the way in `append`.
 """
 
 import logging
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import polars as pl
@@ -19,10 +20,20 @@ from feature_assets.checks import CheckResult, RowCheck, run_checks
 from feature_assets.conform import Conformed, PartitionSlice, conformed
 from feature_assets.errors import ChecksFailed, StoreFull
 from feature_assets.offline import Commit, OfflineStore
-from feature_assets.online.protocol import OnlineStore
-from feature_assets.settlement import key_frame, latest_tokens, order, reflect, taken_back
+from feature_assets.online.protocol import AppliedPublication, OnlineStore
+from feature_assets.settlement import (
+    journal_entry,
+    key_frame,
+    latest_tokens,
+    no_rows,
+    order,
+    reflect,
+    reflect_pushes,
+    settle,
+    taken_back,
+)
 from feature_assets.shapes import shapes
-from feature_assets.spec import PARTITION, PUBLICATION, ViewSpec
+from feature_assets.spec import PARTITION, PUBLICATION, SEQUENCE, ViewSpec
 from feature_assets.types import FeatureType, ListType, MapType, StructType, VectorType
 
 log = logging.getLogger(__name__)
@@ -228,12 +239,15 @@ def _texts(of: FeatureType) -> Callable[[pl.Series], pl.Series]:
     return lambda series: pl.Series(series.name, of.to_sqlite(series), dtype=pl.String)
 
 
-def latest_rows(view: ViewSpec, rows: pl.LazyFrame) -> pl.DataFrame:
-    """The latest row of each key among conformed rows, no two of which have one key and one time."""
+def latest_rows(view: ViewSpec, rows: pl.LazyFrame, *, more: Sequence[str] = ()) -> pl.DataFrame:
+    """The latest row of each key among conformed rows.
+
+    `more` are columns that come along, and decide where rows have one key and one time.
+    """
     keys = list(view.join_keys)
+    ordered = rows.select(*view.columns, *more).sort([*order(view), *more], maintain_order=False)
     if not keys:
-        return rows.select(view.columns).sort(order(view)).tail(1).collect(engine="streaming")
-    ordered = rows.select(view.columns).sort(order(view), maintain_order=False)
+        return ordered.tail(1).collect(engine="streaming")
     return ordered.unique(subset=keys, keep="last", maintain_order=False).collect(engine="streaming")
 
 
@@ -252,3 +266,72 @@ def _to_online(
         lost = taken_back(view, latest_tokens(view, former), latest)
     done = reflect(view, commit, latest, lost, offline, online)
     return replace(publication, keys=latest.height, written=done.written, kept=done.kept, retracted=done.retracted)
+
+
+class Appended(NamedTuple):
+    """What became of pushed rows: `known` were there already. Counts of online rows are as in `Publication`."""
+
+    partitions: tuple[str, ...] = ()
+    delta_version: int | None = None
+    fresh: int = 0
+    known: int = 0
+    written: int = 0
+    kept: int = 0
+    retracted: int = 0
+
+
+def append(
+    view: ViewSpec, rows: pl.DataFrame, *, journal: str, offline: OfflineStore, online: OnlineStore | None
+) -> Appended:
+    """Add pushed rows to the partitions that they belong to, offline and online, each exactly once.
+
+    May be repeated after any failure, by another process too.
+
+    Args:
+        rows: what was admitted: the columns of the view, `__partition`, `__event` and `__sequence`, in the order in which
+            it was acknowledged.
+        journal: the id of the journal that numbers them.
+
+    Raises:
+        PublicationConflict: others kept pushing to the view; nothing is lost, repeat it.
+        StoreError: a store failed; nothing is lost, repeat it.
+    """
+    clock = _Clock()
+    entry = journal_entry(journal)
+    seen: dict[str, int] = {}
+    if online is not None and view.online:
+        online.prepare(view)
+        seen = {name: each.publication for name, each in online.ledger(view).entries.items()}
+        if entry not in seen:
+            # Whoever reconciles has to know that there is such a journal before Delta has rows of it.
+            online.write(view, no_rows(view), AppliedPublication(0, 0, {entry: 0}))
+    commit, found = offline.append(view, rows, journal=journal, metadata={"code_version": view.code_version})
+    partitions = tuple(found.fresh[PARTITION].unique().sort())
+    known = rows.height - found.fresh.height
+    told = Appended(partitions, commit.version if commit else None, found.fresh.height, known)
+    clock.lap("offline")
+    if online is not None and view.online:
+        # What an earlier attempt has put into Delta may have been taken back since.
+        late = found.recovered.filter(pl.col(SEQUENCE) > seen.get(entry, 0))
+        retracted = 0 if late.is_empty() else settle(view, _keys_of(view, late), offline, online)
+        latest = latest_rows(view, found.fresh.lazy(), more=(PUBLICATION,))
+        applied = AppliedPublication(
+            publication=int(rows[SEQUENCE].max() or 0),  # type: ignore[arg-type]
+            delta_version=commit.version if commit else offline.version(view),
+            partitions={entry: found.fresh.height},
+            seen={name: seen.get(name, 0) for name in partitions},
+        )
+        done = reflect_pushes(view, applied, latest, offline, online)
+        told = told._replace(written=done.written, kept=done.kept, retracted=retracted + done.retracted)
+        clock.lap("online")
+    log.info(
+        "appended view=%s version=%d partitions=%d rows=%d known=%d delta_version=%s written=%d kept=%d retracted=%d "
+        "seconds=%.3f",
+        *(view.name, view.version, len(partitions), told.fresh, told.known, told.delta_version),
+        *(told.written, told.kept, told.retracted, sum(clock.laps.values())),
+    )
+    return told
+
+
+def _keys_of(view: ViewSpec, rows: pl.DataFrame) -> pl.DataFrame:
+    return key_frame(view, rows.unique(list(view.join_keys)) if view.join_keys else rows.head(1))

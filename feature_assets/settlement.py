@@ -9,16 +9,17 @@ from the store *before* a Delta version was loaded belongs to a commit that this
 latest there, it was taken back. A row stored later fails the comparison and is looked at again; a commit made later is
 seen by the second look at the Delta version.
 
-Why a death anywhere shows: every commit that changes rows gives its partitions a new publication, and the ledger has a
+Why a death anywhere shows: every commit that takes rows back gives its partitions a new publication, and the ledger has a
 publication as settled only when nothing that it took back is online. Whoever commits on top of one that the ledger does
-not have so settles every key; so does `reconcile`. Rows that settling itself puts online may be taken back meanwhile:
-a note goes into the ledger with them, and out again after the second look.
+not have so settles every key; so does `reconcile`. A journal of pushes has an entry of its own, with the sequence number
+that it has reached: appended rows take nothing back, and their partitions keep their publications. Rows that settling
+itself puts online may be taken back meanwhile: a note goes into the ledger with them, and out again after the second look.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 SETTLING = "__settling/"
 """How the ledger's notes of a settlement under way begin; no partition has such a name."""
+
+_PUSHES = "__push/"
 
 _ATTEMPTS = 100
 _OTHER = "__other"
@@ -148,6 +151,37 @@ def reflect(
     return Reflected(count.written, count.kept, retracted)
 
 
+def reflect_pushes(
+    view: ViewSpec, applied: AppliedPublication, latest: pl.DataFrame, offline: OfflineStore, online: OnlineStore
+) -> Reflected:
+    """Bring appended rows online.
+
+    Args:
+        applied: what the ledger's entry of their journal gets, and what the ledger had of their partitions before they
+            were committed: whoever takes rows back enters that there before it looks what is online.
+        latest: the latest of them of each key, with their publications.
+    """
+    count = online.write(view, latest, applied)
+    if not count.superseded:
+        return Reflected(count.written, count.kept, 0)
+    retracted = settle(view, key_frame(view, latest), offline, online)
+    online.write(view, no_rows(view), replace(applied, seen={}))
+    online.settle(view, applied.publication, list(applied.partitions))
+    return Reflected(0, 0, retracted)
+
+
+def journal_entry(journal: str) -> str:
+    """The ledger's entry of a journal of pushes, whose publications are sequence numbers."""
+    return f"{_PUSHES}{journal}"
+
+
+def _pushed(view: ViewSpec, offline: OfflineStore, entries: Iterable[str]) -> dict[str, int]:
+    """The sequence number up to which Delta has the rows of each journal that the ledger knows."""
+    journals = [name.removeprefix(_PUSHES) for name in entries if name.startswith(_PUSHES)]
+    found = {journal_entry(journal): offline.pushed(view, journal) for journal in journals}
+    return {name: number for name, number in found.items() if number is not None}
+
+
 def _is_unfinished(view: ViewSpec, commit: Commit, base: int, offline: OfflineStore, online: OnlineStore) -> bool:
     before = stored_state(view, offline, at=base).publications
     replaced = {name: number for name, number in before.items() if name in commit.partitions}
@@ -159,7 +193,7 @@ def _not_superseded(view: ViewSpec, commit: Commit, online: OnlineStore) -> list
     return [
         name
         for name, rows in commit.partitions.items()
-        if not online.write(view, _no_rows(view), _applied(commit, {name: rows}, settled=False)).superseded
+        if not online.write(view, no_rows(view), _applied(commit, {name: rows}, settled=False)).superseded
     ]
 
 
@@ -261,7 +295,8 @@ def pending(view: ViewSpec, offline: OfflineStore, online: OnlineStore) -> tuple
     state = offline.state(view)
     entries = online.ledger(view).entries
     unsettled = {name for name, entry in entries.items() if not entry.settled}
-    return tuple(sorted(unsettled.union(unreflected(state.publications if state else {}, entries))))
+    published = {**(state.publications if state else {}), **_pushed(view, offline, entries)}
+    return tuple(sorted(unsettled.union(unreflected(published, entries))))
 
 
 def stored_state(view: ViewSpec, offline: OfflineStore, *, at: int | None = None) -> OfflineState:
@@ -306,20 +341,22 @@ def reconcile(view: ViewSpec, offline: OfflineStore, online: OnlineStore, *, for
     begun = datetime.now(UTC)
     # Read before settling: what is published afterwards has its own writer, or is pending again.
     state, entries = stored_state(view, offline), online.ledger(view).entries
+    published = {**state.publications, **_pushed(view, offline, entries)}
     changed = settle(view, None, offline, online, values=force)
-    for name, number in state.publications.items():
+    for name, number in published.items():
         if name in behind:
-            applied = AppliedPublication(number, state.version, {name: state.rows_by_partition[name]})
-            if online.write(view, _no_rows(view), applied).superseded:
+            applied = AppliedPublication(number, state.version, {name: state.rows_by_partition.get(name, 0)})
+            if online.write(view, no_rows(view), applied).superseded:
                 online.settle(view, number, [])
     # Notes of settlements that never ended, and partitions that the table does not have any more.
-    online.forget(view, [name for name in behind if name in entries and name not in state.publications])
+    online.forget(view, [name for name in behind if name in entries and name not in published])
     online.settle(view, 0, [], whole_since=begun)
     log.info("reconciled view=%s version=%d pending=%d changed=%d", view.name, view.version, len(behind), changed)
     return Reconciliation(view.name, view.version, behind, changed)
 
 
-def _no_rows(view: ViewSpec) -> pl.DataFrame:
+def no_rows(view: ViewSpec) -> pl.DataFrame:
+    """No rows, as the online store takes them."""
     columns = {
         **view.join_keys,
         **dict.fromkeys(_times(view), Timestamp),
@@ -331,8 +368,8 @@ def _no_rows(view: ViewSpec) -> pl.DataFrame:
 def _stored_rows(view: ViewSpec, online: OnlineStore) -> pl.DataFrame:
     """Every online row; none where a publisher died before it made the table."""
     with suppress(TableMissing):
-        return pl.concat([_no_rows(view), *online.scan(view)])
-    return _no_rows(view)
+        return pl.concat([no_rows(view), *online.scan(view)])
+    return no_rows(view)
 
 
 def verify(view: ViewSpec, offline: OfflineStore, online: OnlineStore) -> Differences:
@@ -404,12 +441,17 @@ def erase(view: ViewSpec, keys: pl.DataFrame, offline: OfflineStore, online: Onl
         RequestError: the frame lacks a join key, or has one of another dtype; nothing was erased.
         TableMissing: the view was never materialised.
     """
-    commit = offline.erase(view, keys, metadata={"operation": "erase"})
-    if online is not None and view.online:
-        online.prepare(view)
-        keys = keys.select(list(view.join_keys)).unique()
-        if commit is not None:
-            reflect(view, commit, _no_rows(view), keys, offline, online)
-        else:
-            settle(view, keys, offline, online)
-    return commit.rows if commit else 0
+    erased, again = 0, True
+    while again:
+        commit = offline.erase(view, keys, metadata={"operation": "erase"})
+        erased += commit.rows if commit else 0
+        # Rows that were pushed between what the commit was made from and the commit are still there.
+        again = commit is not None and commit.base is not None and commit.version > commit.base + 1
+        if online is not None and view.online:
+            online.prepare(view)
+            keys = keys.select(list(view.join_keys)).unique()
+            if commit is not None:
+                reflect(view, commit, no_rows(view), keys, offline, online)
+            else:
+                settle(view, keys, offline, online)
+    return erased

@@ -88,8 +88,8 @@ def time_slices(partitions: TimePartitions, events: pl.Series) -> list[Partition
     windows = sorted({window for day in days for window in pairwise(_ticks(partitions, day))})
     if not windows:
         return []
-    starts = pl.Series([start for start, _ in windows], dtype=pl.Int64())
-    hit = (starts.search_sorted(micros, side="right").cast(pl.Int64) - 1).unique().sort().to_list()
+    bounds = pl.Series([start for start, _ in windows], dtype=pl.Int64())
+    hit = (bounds.search_sorted(micros, side="right").cast(pl.Int64) - 1).unique().sort().to_list()
     return list(_allowed(partitions, [windows[each] for each in hit if each >= 0]))
 
 

@@ -1,5 +1,6 @@
 """What changes a view's history: partitions replaced, keys erased, small files made one."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
@@ -7,7 +8,7 @@ from deltalake import DeltaTable
 
 from feature_assets.errors import ContractBroken, MissingJoinKey, RequestError
 from feature_assets.offline.commits import Swap, next_publication
-from feature_assets.offline.files import DataFile, files_of, hollow, numbered, written
+from feature_assets.offline.files import DataFile, files_of, hollow, numbered, rows_of, written
 from feature_assets.offline.place import Place
 from feature_assets.spec import PARTITION, PUBLICATION, ViewSpec
 
@@ -16,14 +17,14 @@ Prepare = Callable[[DeltaTable, Swap | None], Swap | None]
 _SMALL = 64 << 20
 
 
-def check_rows(view: ViewSpec, rows: pl.LazyFrame) -> None:
+def check_rows(view: ViewSpec, rows: pl.LazyFrame, more: Mapping[str, pl.DataType] | None = None) -> None:
     """Compare dtypes exactly: the libraries below would cast 0.7 to 0 without a word.
 
     Raises:
         ContractBroken: a column is missing, too many, or of another dtype.
     """
     found = rows.collect_schema()
-    expected = {name: of.polars for name, of in view.types.items()} | {PARTITION: pl.String()}
+    expected = {name: of.polars for name, of in view.types.items()} | {PARTITION: pl.String()} | dict(more or {})
     for name, dtype in expected.items():
         if name not in found:
             raise ContractBroken(
@@ -45,8 +46,8 @@ def replacing(place: Place, view: ViewSpec, rows: pl.LazyFrame, partitions: Sequ
         files = files_of(table)
         present = _within(files, partitions)
         if former is not None:
-            if present["path"].sort().equals(former.removed["path"].sort()):
-                return former  # only other partitions changed in between
+            if (former.publication or 0) > max(replaced(present).values(), default=0):
+                return dataclasses.replace(former, removed=present)  # nobody replaced one of them in between
             former.discard(place)
         number = next_publication(_greatest(files))
         numbered = rows.with_columns(*casts, pl.lit(number, pl.Int64()).alias(PUBLICATION))
@@ -69,35 +70,44 @@ def erasing(place: Place, view: ViewSpec, keys: pl.DataFrame) -> Prepare:
     def prepare(table: DeltaTable, former: Swap | None) -> Swap | None:
         if former is not None:
             former.discard(place)
-        rows = _all_rows(table)
+        rows = pl.scan_delta(table, version=table.version())
         found = rows.join(keys.lazy(), on=names, how="semi").group_by(PARTITION).len().collect(engine="streaming")
         if found.is_empty():
             return None
         partitions, files = found[PARTITION].to_list(), files_of(table)
-        number = next_publication(_greatest(files))
-        kept = rows.filter(pl.col(PARTITION).is_in(partitions)).join(keys.lazy(), on=names, how="anti")
+        number, present = next_publication(_greatest(files)), _within(files, partitions)
+        kept = rows_of(place, table, present).join(keys.lazy(), on=names, how="anti")
         publications = dict.fromkeys(partitions, number)
         added = _with_hollow(place, view, written(place, view, kept, partitions), publications)
-        return Swap("erase", publications, number, added, _within(files, partitions), int(found["len"].sum()))
+        return Swap("erase", publications, number, added, present, int(found["len"].sum()))
 
     return prepare
 
 
-def compacting(place: Place, view: ViewSpec) -> Prepare:
-    """Make one of several small files of a partition."""
+def compacting(
+    place: Place, view: ViewSpec, partitions: Sequence[str] | None = None, *, largest: int = _SMALL
+) -> Prepare:
+    """Make one of several small files of a partition, of what was pushed and of the rest apart.
+
+    Args:
+        partitions: only of what was pushed into these.
+        largest: files of so many bytes stay as they are.
+    """
 
     def prepare(table: DeltaTable, former: Swap | None) -> Swap | None:
         if former is not None:
             former.discard(place)
-        files = files_of(table)
-        several = files.group_by("partition").agg(pl.len(), pl.col("bytes").mean())
-        partitions = several.filter(pl.col("len") > 1, pl.col("bytes") < _SMALL)["partition"].to_list()
-        if not partitions:
+        files = files_of(table).filter(pl.col("bytes") < largest)
+        if partitions is not None:
+            files = files.filter(pl.col("partition").is_in(partitions), pl.col("pushed"))
+        several = files.group_by("partition", "pushed").len().filter(pl.col("len") > 1)
+        present = files.join(several, on=["partition", "pushed"], how="semi")
+        if present.is_empty():
             return None
-        rows, present = _all_rows(table).filter(pl.col(PARTITION).is_in(partitions)), _within(files, partitions)
-        publications = dict(present.group_by("partition").agg(pl.col("publication").max()).iter_rows())
-        added = _with_hollow(place, view, written(place, view, rows, partitions), publications)
-        return Swap("compact", publications, None, added, present, 0)
+        publications, touched = replaced(present), present["partition"].unique().to_list()
+        rows = rows_of(place, table, present).sort(view.event_timestamp)
+        added = _with_hollow(place, view, written(place, view, rows, touched), publications)
+        return Swap("compact", {key: publications.get(key, 0) for key in touched}, None, added, present, 0)
 
     return prepare
 
@@ -121,11 +131,6 @@ def check_keys(view: ViewSpec, keys: pl.DataFrame) -> pl.DataFrame:
     return keys.select(list(view.join_keys)).unique()
 
 
-def _all_rows(table: DeltaTable) -> pl.LazyFrame:
-    """Every column as it is stored, those that this declaration does not know too."""
-    return pl.scan_delta(table, version=table.version())
-
-
 def _within(files: pl.DataFrame, partitions: Sequence[str]) -> pl.DataFrame:
     return files.filter(pl.col("partition").is_in(partitions))
 
@@ -133,10 +138,16 @@ def _within(files: pl.DataFrame, partitions: Sequence[str]) -> pl.DataFrame:
 def _with_hollow(
     place: Place, view: ViewSpec, full: Sequence[DataFile], publications: Mapping[str, int]
 ) -> list[DataFile]:
-    """The files, and one without rows for every partition that has none; each partition with its publication."""
-    held = {file.partition for file in full}
+    """The files, and one without rows for every partition that has none but pushed ones; each with its publication."""
+    held = {file.partition for file in full if not file.pushed}
     added = hollow(place, view, {key: number for key, number in publications.items() if key not in held})
-    return [*(numbered(file, publications[file.partition]) for file in full), *added]
+    return [*(file if file.pushed else numbered(file, publications[file.partition]) for file in full), *added]
+
+
+def replaced(files: pl.DataFrame) -> dict[str, int]:
+    """The last publication of each partition, where it was materialised or rows were erased from it."""
+    found = files.filter(~pl.col("pushed"))
+    return dict(found.group_by("partition").agg(pl.col("publication").max()).iter_rows())
 
 
 def _greatest(files: pl.DataFrame) -> int:

@@ -1,8 +1,10 @@
 """The one way to commit: take data files out and put others in, exactly once, beside any number of other writers.
 
 delta-rs refuses a commit when another one named the same application transaction after the table was loaded. So every
-commit names one per partition that it touches: whatever else happens to one partition in between, a replacement, an
-erasure, a compaction, this commit is refused and made again from the new state. Disjoint partitions never collide.
+commit that takes files out names one per partition that it touches: whatever else happens to one partition in between, a
+replacement, an erasure, a compaction, this commit is refused and made again from the new state. Disjoint partitions never
+collide. An append takes nothing out, and a commit beside it stands; appends name one transaction of their own, so that
+each has seen all that was pushed before it.
 It does not compare transaction versions, and it can report failure for a commit that landed; hence each commit carries
 a token, and after any error the log is asked for it.
 """
@@ -38,16 +40,19 @@ _RANDOM_BITS = 10
 class Swap:
     """What one commit does: files in and files out of `partitions`, each with its publication afterwards.
 
-    `publication` is new, or None where the partitions keep theirs. `rows` is what the caller reports. `token` tells this commit
-    from all others.
+    `publication` is new, or None where the partitions keep theirs. `rows` is what the caller reports. `transactions` are
+    those of the application that the commit names, by default one per partition. `told` is added to what the caller has
+    the log say. `token` tells this commit from all others.
     """
 
-    kind: Literal["replace", "erase", "compact"]
+    kind: Literal["replace", "append", "erase", "compact"]
     partitions: Mapping[str, int]
     publication: int | None
     added: Sequence[DataFile]
     removed: pl.DataFrame
     rows: int
+    transactions: Mapping[str, int] | None = None
+    told: Mapping[str, str] = field(default_factory=dict)
     token: str = field(default_factory=lambda: uuid4().hex)
 
     @property
@@ -72,7 +77,7 @@ class Landed:
 class CommitInfo:
     """One version of a table: when and how it came to be.
 
-    `kind` is replace, erase, compact, create or evolve, or what Delta calls an operation that is none of these.
+    `kind` is replace, append, erase, compact, create or evolve, or what Delta calls an operation that is none of these.
     `metadata` is what the caller gave, and the publication.
     """
 
@@ -158,11 +163,12 @@ def _commit(place: Place, table: DeltaTable, swap: Swap, metadata: Mapping[str, 
 
 def _send(table: DeltaTable, swap: Swap, metadata: Mapping[str, str]) -> None:
     told = {"publication": str(swap.publication)} if swap.publication is not None else {}
+    transactions = swap.transactions or {application(name): number for name, number in swap.partitions.items()}
     ours = {
         "kind": swap.kind,
         "token": swap.token,
         "partitions": list(swap.partitions),
-        "metadata": {**metadata, **told},
+        "metadata": {**metadata, **swap.told, **told},
     }
     table.create_write_transaction(
         [
@@ -173,9 +179,7 @@ def _send(table: DeltaTable, swap: Swap, metadata: Mapping[str, str]) -> None:
         table.schema(),
         [PARTITION],
         commit_properties=CommitProperties(
-            app_transactions=[
-                Transaction(application(partition), publication) for partition, publication in swap.partitions.items()
-            ],
+            app_transactions=[Transaction(name, number) for name, number in transactions.items()],
             custom_metadata={MARK: ours},
         ),
         post_commithook_properties=PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False),

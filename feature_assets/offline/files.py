@@ -32,9 +32,21 @@ _LONGEST_KEY = 240
 _LONGEST_BOUND = 64
 _NO_KEYS = ("", "__HIVE_DEFAULT_PARTITION__")
 _PATH, _ROWS = "__path", "__rows"
+_PUSHED_FILE = "-pushed.parquet"
 _FILES = pl.Schema(
-    {"path": pl.String(), "partition": pl.String(), "bytes": pl.Int64(), "rows": pl.Int64(), "publication": pl.Int64()}
+    {
+        "path": pl.String(),
+        "partition": pl.String(),
+        "bytes": pl.Int64(),
+        "rows": pl.Int64(),
+        "publication": pl.Int64(),
+        "pushed": pl.Boolean(),
+        "modified": pl.Int64(),
+    }
 )
+
+PUSHED = "__pushed"
+"""The column that tells `written` which rows were pushed, in tables that hold both kinds; it is not stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +59,59 @@ class DataFile:
     rows: int
     bounds: str
 
+    @property
+    def pushed(self) -> bool:
+        """Whether its rows were pushed."""
+        return self.path.endswith(_PUSHED_FILE)
+
     def added(self, *, changes_data: bool) -> AddAction:
         return AddAction(self.path, self.bytes, {PARTITION: self.partition}, _milliseconds(), changes_data, self.bounds)
 
 
-def files_of(table: DeltaTable) -> pl.DataFrame:
-    """The data files of a table: path, partition, bytes, rows, and the greatest publication in each."""
+def files_of(table: DeltaTable, *, bounds_of: str | None = None) -> pl.DataFrame:
+    """The data files of a table: path, partition, bytes, rows, the greatest publication in each, whether it was pushed.
+
+    A file has either rows that a replacement put in or such as were pushed, also after compaction: its name tells.
+    `modified` is in milliseconds since 1970; with `bounds_of` a column of times, `low` and `high` are its bounds, null
+    where there are none.
+    """
     found = pl.DataFrame(table.get_add_actions())
+    time = pl.Datetime("us", "UTC")
     if found.is_empty():
-        return _FILES.to_frame()
+        return pl.DataFrame(schema={**_FILES, **({"low": time, "high": time} if bounds_of else {})})
+    # delta-rs gives paths as the log has them, percent-encoded once more, and takes them as they are.
+    path = pl.Series("path", [unquote(path) for path in found["path"]], dtype=pl.String())
+    bounds = (pl.col(side).struct.field(bounds_of).cast(time) for side in ("min", "max")) if bounds_of else ()
     return found.select(
-        # delta-rs gives paths as the log has them, percent-encoded once more, and takes them as they are.
-        pl.Series("path", [unquote(path) for path in found["path"]], dtype=pl.String()),
+        path,
         pl.col("partition").struct.field(PARTITION).alias("partition"),
         pl.col("size_bytes").alias("bytes"),
         pl.col("num_records").alias("rows"),
         pl.col("max").struct.field(PUBLICATION).alias("publication"),
+        path.str.ends_with(_PUSHED_FILE).alias("pushed"),
+        pl.col("modification_time").alias("modified"),
+        *(bound.alias(name) for bound, name in zip(bounds, ("low", "high"), strict=False)),
     )
+
+
+def rows_of(place: Place, table: DeltaTable, files: pl.DataFrame) -> pl.LazyFrame:
+    """The rows of some files of a table, with every column as it is stored, and `__pushed`."""
+    schema = {name: dtype for name, dtype in pl.scan_delta(table).collect_schema().items() if name != PARTITION}
+    parts = [
+        pl.scan_parquet(
+            [f"{place.uri}/{path}" for path in paths],
+            glob=False,
+            # The key of the partition stands in the name of the folder.
+            hive_partitioning=True,
+            hive_schema={PARTITION: pl.String()},
+            schema=schema,
+            missing_columns="insert",
+            extra_columns="ignore",
+            storage_options=dict(place.options) or None,
+        ).with_columns(pl.lit(pushed).alias(PUSHED))
+        for pushed, paths in files.group_by("pushed").agg("path").iter_rows()
+    ]
+    return pl.concat(parts)
 
 
 def removed(files: pl.DataFrame, *, changes_data: bool) -> list[RemoveAction]:
@@ -93,7 +141,8 @@ def written(place: Place, view: ViewSpec, rows: pl.LazyFrame, partitions: Sequen
     """Stream rows into new data files, in their order.
 
     Args:
-        rows: the columns of the table in its dtypes, `__partition` and `__publication` among them.
+        rows: the columns of the table in its dtypes, `__partition` and `__publication` among them; and `__pushed`, without
+            which none of them was.
         partitions: what the rows may belong to; with many of them row groups are smaller, since the unfinished one of
             each is held in memory.
 
@@ -103,10 +152,12 @@ def written(place: Place, view: ViewSpec, rows: pl.LazyFrame, partitions: Sequen
     """
     token, numbers = uuid4().hex, count()
     named: dict[str, str] = {}
+    keys = [PARTITION, PUSHED] if PUSHED in rows.collect_schema() else [PARTITION]
 
     def name(file: pl.FileProviderArgs) -> str:
-        key = file.partition_keys.item() or ""
-        path = f"{_folder(key)}/{token}-{next(numbers)}.parquet"
+        key = file.partition_keys[PARTITION].item() or ""
+        pushed = len(keys) == 2 and file.partition_keys[PUSHED].item()
+        path = f"{_folder(key)}/{token}-{next(numbers)}{_PUSHED_FILE if pushed else '.parquet'}"
         named[path] = key
         return path
 
@@ -115,7 +166,7 @@ def written(place: Place, view: ViewSpec, rows: pl.LazyFrame, partitions: Sequen
         rows.sink_parquet(
             pl.PartitionBy(
                 place.uri,
-                key=PARTITION,
+                key=keys,
                 include_key=False,
                 file_path_provider=name,
                 approximate_bytes_per_file=_FILE_BYTES,

@@ -9,19 +9,27 @@ from typing import Literal
 import polars as pl
 
 from feature_assets.offline import damage
-from feature_assets.offline.changes import check_keys, check_rows, compacting, erasing, replacing
+from feature_assets.offline.changes import check_keys, check_rows, compacting, erasing, replaced, replacing
 from feature_assets.offline.commits import CommitInfo, Landed, committed, history
 from feature_assets.offline.files import check_partitions, files_of
 from feature_assets.offline.place import Place
+from feature_assets.offline.pushes import Appending, SeenEvents, Sorted, journal_application
 from feature_assets.offline.reading import latest, refuse_vacuumed, scanned
 from feature_assets.offline.table import needed, opened, widened
 from feature_assets.offline.upkeep import vacuumed
-from feature_assets.spec import ViewSpec
+from feature_assets.spec import EVENT_ID, PARTITION, SEQUENCE, ViewSpec
+
+PUSHED_BYTES = 16 << 20
+"""What was pushed is gathered into files of this size."""
 
 
 @dataclass(frozen=True, slots=True)
 class OfflineState:
-    """What a table holds at a version: per partition its publication and rows; partitions without rows too."""
+    """What a table holds at a version: per partition its rows and its publication.
+
+    Partitions that were materialised without rows are there too; those that only pushes put rows into have no
+    publication.
+    """
 
     version: int
     publications: Mapping[str, int]
@@ -70,6 +78,7 @@ class OfflineStore:
         self.storage_options: Mapping[str, str] = dict(storage_options or {})
         self.durability = durability
         self._forced: dict[str, int] = {}
+        self._seen = SeenEvents()
 
     def uri(self, view: ViewSpec) -> str:
         """Where the view version's table lies."""
@@ -85,10 +94,10 @@ class OfflineStore:
         if table is None:
             return None
         files = files_of(table)
-        each = files.group_by("partition").agg(pl.col("publication").max(), pl.col("rows").sum()).sort("partition")
+        each = files.group_by("partition").agg(pl.col("rows").sum()).sort("partition")
         return OfflineState(
             version=table.version(),
-            publications=dict(zip(each["partition"], each["publication"], strict=True)),
+            publications=dict(sorted(replaced(files).items())),
             rows_by_partition=dict(zip(each["partition"], each["rows"], strict=True)),
             rows=int(files["rows"].sum()),
             files=files.height,
@@ -166,10 +175,43 @@ class OfflineStore:
             raise AssertionError("a replacement always has something to commit")
         return _told(landed)
 
+    def append(
+        self, view: ViewSpec, rows: pl.DataFrame, *, journal: str, metadata: Mapping[str, str]
+    ) -> tuple[Commit | None, Sorted]:
+        """Add pushed rows to their partitions in one commit, each exactly once; beside any other writer.
+
+        Makes the table first if there is none. What the commit that carried a sequence number has put in is known by it,
+        whatever became of its answer; what was pushed before, by another process too, is known by its event id, or by
+        being equal in every column.
+
+        Args:
+            rows: conformed, with `__partition`, `__event` and `__sequence`, in the order of the journal.
+            journal: the id of the journal that numbers them.
+            metadata: kept in the commit.
+
+        Returns:
+            The commit, None if all rows were known; and which rows are `fresh`, with their publications, and which were
+            `recovered`: put in by an earlier attempt.
+
+        Raises: as `replace`.
+        """
+        place = self._place(view)
+        check_rows(view, rows.lazy(), {EVENT_ID: pl.String(), SEQUENCE: pl.Int64()})
+        check_partitions(view, rows[PARTITION].unique())
+        appending = Appending(place, view, rows, journal, self._seen)
+        landed = committed(place, appending, widened(place, view, for_pushes=True), metadata)
+        return _told(landed) if landed else None, appending.sorted_rows
+
+    def pushed(self, view: ViewSpec, journal: str) -> int | None:
+        """The last sequence number of a journal whose rows are in the table; None if there are none."""
+        table = opened(self._place(view))
+        return table.transaction_version(journal_application(journal)) if table else None
+
     def erase(self, view: ViewSpec, keys: pl.DataFrame, *, metadata: Mapping[str, str]) -> Commit | None:
         """Delete every row of these join keys in one commit; None if there was none.
 
-        Earlier versions still hold the rows, until `vacuum` removes their files.
+        Earlier versions still hold the rows, until `vacuum` removes their files. What was pushed while this was under way
+        is not among them: if the commit's version is not the one after its base, erase again.
 
         Raises:
             RequestError: the frame lacks a join key, or has one of another dtype.
@@ -182,6 +224,17 @@ class OfflineStore:
         """Make one file of the small files of each partition; None if there was nothing to do. Rows do not change."""
         place = self._place(view)
         landed = committed(place, compacting(place, view), needed(place), {})
+        return _told(landed) if landed else None
+
+    def compact_pushes(self, view: ViewSpec, partitions: Sequence[str], *, more_than: int) -> Commit | None:
+        """The same for what was pushed into these partitions, of those that have more than so many files of it."""
+        place = self._place(view)
+        table = needed(place)
+        files = files_of(table).filter("pushed", pl.col("partition").is_in(partitions), pl.col("bytes") < PUSHED_BYTES)
+        crowded = files.group_by("partition").len().filter(pl.col("len") > more_than)["partition"].to_list()
+        if not crowded:
+            return None
+        landed = committed(place, compacting(place, view, crowded, largest=PUSHED_BYTES), table, {})
         return _told(landed) if landed else None
 
     def vacuum(self, view: ViewSpec, *, older_than: timedelta, dry_run: bool = True) -> list[str]:

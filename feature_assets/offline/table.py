@@ -16,7 +16,7 @@ from feature_assets.errors import (
     TableMissing,
 )
 from feature_assets.offline.place import LOG, Place, reason_of
-from feature_assets.spec import PARTITION, PUBLICATION, ViewSpec
+from feature_assets.spec import EVENT_ID, PARTITION, PUBLICATION, ViewSpec
 from feature_assets.types import FeatureType
 
 MARK = "feature_assets"
@@ -119,8 +119,11 @@ def _refuse_lost_log(place: Place) -> None:
         )
 
 
-def widened(place: Place, view: ViewSpec) -> DeltaTable:
+def widened(place: Place, view: ViewSpec, *, for_pushes: bool = False) -> DeltaTable:
     """The table with every declared column; made if there is none, evolved where features are new.
+
+    `for_pushes`: with a column for event ids. Rows may have waited in a journal while their view got more features: they
+    go in without those.
 
     Raises:
         DeclarationError: a stored column is declared with another type, or no longer.
@@ -128,17 +131,20 @@ def widened(place: Place, view: ViewSpec) -> DeltaTable:
     for _ in range(_ATTEMPTS):
         table = opened(place) or _made(place, view)
         check_types(view, table)
-        if gone := [name for name in stored_types(table) if name not in view.types]:
+        gone = [name for name in stored_types(table) if name not in view.types]
+        if gone and not for_pushes:
             raise DeclarationError(
                 f"View '{view.name}' (version {view.version}): '{gone[0]}' is stored and no longer declared. Declare it "
                 f"again, or give the view version={view.version + 1}: a new version has tables of its own."
             )
-        new = [one for one in view.features if one.name not in stored_types(table)]
+        new = [_field(one.name, one.type) for one in view.features if one.name not in stored_types(table)]
+        if for_pushes and all(field.name != EVENT_ID for field in table.schema().fields):
+            new.append(_plain(EVENT_ID, pl.String()))
         if not new:
             return table
         try:
             table.alter.add_columns(
-                [_field(one.name, one.type) for one in new],
+                new,
                 commit_properties=CommitProperties(custom_metadata={MARK: {"kind": "evolve"}}),
             )
             place.sync_log(table.version())
@@ -206,7 +212,7 @@ def stored_types(table: DeltaTable) -> dict[str, str]:
     return {
         field.name: str(field.metadata.get(_TYPE, ""))
         for field in table.schema().fields
-        if field.name not in (PUBLICATION, PARTITION)
+        if field.name not in (PUBLICATION, PARTITION, EVENT_ID)
     }
 
 

@@ -6,7 +6,7 @@ All times are UTC microseconds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol, TypeAlias, overload, runtime_checkable
 
@@ -60,13 +60,21 @@ class WriteCount(NamedTuple):
 class AppliedPublication:
     """A publication as the ledger records it: its number, its Delta version, and the rows of each partition.
 
-    `settled` is false while rows that it took back may still be online.
+    `settled` is false while rows that it took back may still be online. `seen` are other entries of the ledger, with the
+    publications that stood there before the rows were committed to Delta, 0 for none: a later one may have taken rows back
+    that are only now on their way.
     """
 
     publication: int
     delta_version: int
     partitions: Mapping[str, int]
     settled: bool = True
+    seen: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def at_most(self) -> dict[str, int]:
+        """The entries that decide whether it is superseded: none of them may have a later publication than this."""
+        return {**self.seen, **dict.fromkeys(self.partitions, self.publication)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +172,9 @@ class OnlineStore(Protocol):
 
         A key may have several rows, of different tokens.
 
-        With a publication, and as one with the rows: if the ledger has a later publication of any of its partitions,
-        nothing is written and the count says `superseded`; otherwise the ledger has it from then on.
+        With a publication, and as one with the rows: if the ledger has a later publication of any of its partitions, or
+        of any that it has `seen`, nothing is written and the count says `superseded`; otherwise the ledger has it from
+        then on.
         """
         ...
 

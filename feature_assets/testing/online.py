@@ -388,6 +388,18 @@ class OnlineStoreContract:
         assert weather_store.ledger(WEATHER) == before
         assert weather_store.stored(WEATHER).is_empty()
 
+    @pytest.mark.parametrize("entered", [6, 7])
+    def test_what_was_entered_since_supersedes(self, weather_store: OnlineStore, entered: int) -> None:
+        superseded = entered > 6
+        weather_store.write(WEATHER, online_rows(WEATHER, []), AppliedPublication(6, 2, {"a": 0}))
+        weather_store.write(WEATHER, online_rows(WEATHER, []), AppliedPublication(entered, 3, {"a": 0}))
+        rows = online_rows(WEATHER, [weather("JFK", 3, publication=9)])
+        # It is of no partition that others publish, and may be behind whatever takes the rows of "a" back.
+        count = weather_store.write(WEATHER, rows, AppliedPublication(1, 4, {"other": 1}, seen={"a": 6, "b": 0}))
+        assert count == (WriteCount(superseded=True) if superseded else WriteCount(written=1))
+        assert ("other" in weather_store.ledger(WEATHER).entries) is not superseded
+        assert weather_store.stored(WEATHER).is_empty() is superseded
+
     def test_the_same_publication_may_be_repeated(self, weather_store: OnlineStore) -> None:
         rows = online_rows(WEATHER, [weather("JFK", 3, publication=7)])
         for _ in range(2):

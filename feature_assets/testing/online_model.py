@@ -88,10 +88,12 @@ class OnlineModel:
         )
 
     def write(self, rows: Sequence[Row], publication: AppliedPublication | None) -> bool:
-        """Whether the rows were looked at: they are not if a later publication of a partition is in the ledger."""
+        """Whether the rows were looked at: they are not if a later publication of a partition is in the ledger, or of an
+        entry that the writer has seen before it committed.
+        """
         if publication is not None:
-            known = [self.ledger[name] for name in publication.partitions if name in self.ledger]
-            if any(entry[0] > publication.publication for entry in known):
+            limits = {**publication.seen, **dict.fromkeys(publication.partitions, publication.publication)}
+            if any(self.ledger[name][0] > limit for name, limit in limits.items() if name in self.ledger):
                 return False
             for name, count in publication.partitions.items():
                 self.ledger[name] = (publication.publication, count, publication.delta_version, publication.settled)
@@ -167,6 +169,7 @@ def online_machine(view: ViewSpec, open_store: Callable[[], OnlineStore]) -> typ
     rows = _some_rows(view)
     some_partitions = st.lists(st.sampled_from(_PARTITIONS), unique=True, max_size=3)
     numbers = st.integers(1, 6)
+    some_seen = st.dictionaries(st.sampled_from(_PARTITIONS), st.integers(0, 6), max_size=2)
 
     class OnlineMachine(RuleBasedStateMachine):
         @initialize()
@@ -188,10 +191,12 @@ def online_machine(view: ViewSpec, open_store: Callable[[], OnlineStore]) -> typ
             assert not count.superseded
             assert count.written or before == self.model.rows
 
-        @rule(rows=rows, number=numbers, partitions=some_partitions, settled=st.booleans())
-        def publishes(self, rows: list[Row], number: int, partitions: list[str], *, settled: bool) -> None:
+        @rule(rows=rows, number=numbers, partitions=some_partitions, settled=st.booleans(), seen=some_seen)
+        def publishes(
+            self, rows: list[Row], number: int, partitions: list[str], seen: dict[str, int], *, settled: bool
+        ) -> None:
             counts = {name: len(rows) + place for place, name in enumerate(partitions)}
-            publication = AppliedPublication(number, number + 10, counts, settled)
+            publication = AppliedPublication(number, number + 10, counts, settled, seen)
             count = self.store.write(view, online_rows(view, rows), publication)
             assert count.superseded is not self.model.write(rows, publication)
 

@@ -316,13 +316,13 @@ class Catalogue:
         watermark = None if found.watermark is None else moment(found.watermark)
         return Ledger(dict(sorted(entries.items())), watermark)
 
-    def is_superseded(self, view: ViewSpec, publication: AppliedPublication) -> bool:
-        """Whether any of the publication's partitions has a later one."""
-        for name in publication.partitions:
+    def is_superseded(self, view: ViewSpec, at_most: Mapping[str, int]) -> bool:
+        """Whether any of these entries has a later publication."""
+        for name, number in at_most.items():
             answer = self._calls.call(
                 "get_item", TableName=self._name, Key=_part_key(view, _PARTITION + name), ConsistentRead=True
             )
-            if "Item" in answer and _entry(answer["Item"]).publication > publication.publication:
+            if "Item" in answer and _entry(answer["Item"]).publication > number:
                 return True
         return False
 

@@ -99,13 +99,14 @@ class DynamoOnlineStore:
         stored = self._begun(view)
         if publication is None:
             return WriteCount(written := self._put(view, shape, stored, items, None), rows.height - written)
-        if self._catalogue.is_superseded(view, publication):
+        if self._catalogue.is_superseded(view, publication.at_most):
             return WriteCount(superseded=True)
         with _says_which(view):
             writing = Writing(self._calls, view, publication)
         loaded = stored.writes == 1 and len(items) >= _WORTH_A_LOAD and self._load(view, stored, items)
         written = len(items) if loaded else self._put(view, shape, stored, items, writing)
-        if not self._catalogue.enter(view, publication):
+        # What has been seen is looked at again: whoever enters from now on has not read yet what stands here.
+        if not self._catalogue.enter(view, publication) or self._catalogue.is_superseded(view, publication.seen):
             with self._lock:
                 self._writing.setdefault((view.name, view.version, publication.publication), []).append(writing)
             return WriteCount(superseded=True)

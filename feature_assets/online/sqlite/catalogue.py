@@ -153,13 +153,12 @@ def ledger(connection: sqlite3.Connection, view: ViewSpec) -> Ledger:
 
 
 def is_superseded(connection: sqlite3.Connection, view: ViewSpec, publication: AppliedPublication) -> bool:
-    """Whether any of the publication's partitions has a later one."""
-    query = f"SELECT publication FROM {LEDGER} WHERE view=? AND version=? AND partition=?"
-    found = (
-        connection.execute(query, (view.name, view.version, partition)).fetchone()
-        for partition in publication.partitions
+    """Whether any of the publication's partitions, or any that it has seen, has a later one."""
+    query = f"SELECT 1 FROM {LEDGER} WHERE view=? AND version=? AND partition=? AND publication>?"
+    return any(
+        connection.execute(query, (view.name, view.version, partition, number)).fetchone()
+        for partition, number in publication.at_most.items()
     )
-    return any(row is not None and row[0] > publication.publication for row in found)
 
 
 def record(connection: sqlite3.Connection, view: ViewSpec, publication: AppliedPublication, now: datetime) -> None:

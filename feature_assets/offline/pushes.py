@@ -1,0 +1,193 @@
+"""Pushed rows added to the partitions that their event times belong to, each exactly once.
+
+Three things tell a row that is there already. The commit that put it in carries the last sequence number of its journal,
+so that a commit whose answer was lost, or whose process died, is not made again. An event id is found among the pushed
+rows. Where none was given, a row that is equal in every column is the same row. Appends name one transaction of the
+application, so whoever commits has seen all that others pushed before.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+from deltalake import DeltaTable
+
+from feature_assets.offline.commits import Swap, next_publication
+from feature_assets.offline.files import PUSHED, files_of, rows_of, written
+from feature_assets.offline.place import Place
+from feature_assets.spec import EVENT_ID, PARTITION, PUBLICATION, SEQUENCE, ViewSpec
+from feature_assets.types import FeatureType, Float32, Float64, ListType, MapType, StructType, VectorType
+
+EVENT_IDS_KEPT = timedelta(days=1)
+"""An event id is known again for so long at least, unless its partition is materialised in between."""
+
+_PUSHES = "feature-assets-pushes"
+_ROW = "__row"
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def journal_application(journal: str) -> str:
+    """The id of the application transaction whose version is the last sequence number of a journal that is in the table."""
+    return f"feature-assets/push/{journal}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """What became of rows: `fresh` are put in with these publications, `recovered` were by an earlier attempt."""
+
+    fresh: pl.DataFrame
+    recovered: pl.DataFrame
+
+
+class Appending:
+    """Prepares the swap that adds rows; `sorted_rows` says afterwards what became of them.
+
+    Args:
+        rows: conformed, with `__partition`, `__event` and `__sequence`, in the order of the journal.
+        seen: remembers event ids from one append to the next.
+    """
+
+    def __init__(self, place: Place, view: ViewSpec, rows: pl.DataFrame, journal: str, seen: "SeenEvents") -> None:
+        self._place, self._view, self._rows, self._seen = place, view, rows, seen
+        self._application = journal_application(journal)
+        self.sorted_rows = Sorted(_numbered(view, rows.clear(), 0), rows.clear())
+
+    def __call__(self, table: DeltaTable, former: Swap | None) -> Swap | None:
+        done = table.transaction_version(self._application)
+        late = self._rows.filter(pl.col(SEQUENCE) > done) if done is not None else self._rows
+        recovered = self._rows.filter(pl.col(SEQUENCE) <= done) if done is not None else self._rows.clear()
+        fresh = self._unknown(table, late)
+        before = self.sorted_rows.fresh.drop(PUBLICATION)
+        if former is not None and before.equals(fresh):
+            return former  # what was pushed in between is none of these rows
+        if former is not None:
+            former.discard(self._place)
+        files = files_of(table)
+        number = next_publication(int(files["publication"].max() or 0))  # type: ignore[arg-type]
+        self.sorted_rows = Sorted(_numbered(self._view, fresh, number), recovered)
+        if fresh.is_empty():
+            return None
+        return self._swap(number, int(late[SEQUENCE].max()), files.clear())  # type: ignore[arg-type]
+
+    def _swap(self, number: int, sequence: int, nothing: pl.DataFrame) -> Swap:
+        fresh = self.sorted_rows.fresh
+        partitions = fresh[PARTITION].unique().to_list()
+        casts = [pl.col(name).cast(of.delta) for name, of in self._view.types.items() if of.delta != of.polars]
+        stored = fresh.lazy().drop(SEQUENCE).with_columns(*casts, pl.lit(True).alias(PUSHED))
+        return Swap(
+            kind="append",
+            partitions=dict.fromkeys(partitions, number),
+            publication=number,
+            added=written(self._place, self._view, stored, partitions),
+            removed=nothing,
+            rows=fresh.height,
+            transactions={_PUSHES: number, self._application: sequence},
+            told=_told(self._view, fresh),
+        )
+
+    def _unknown(self, table: DeltaTable, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows that are neither in the table nor further up, in their order."""
+        if rows.is_empty():
+            return rows
+        rows = rows.with_row_index(_ROW)
+        named, plain = rows.filter(pl.col(EVENT_ID).is_not_null()), rows.filter(pl.col(EVENT_ID).is_null())
+        if not named.is_empty():
+            first = named.group_by(EVENT_ID).agg(pl.col(SEQUENCE).min())
+            named = named.join(first, on=[EVENT_ID, SEQUENCE], how="semi")
+            named = named.join(self._seen.among(self._place, table, named[EVENT_ID]), on=EVENT_ID, how="anti")
+        if not plain.is_empty():
+            plain = plain.filter(_compared(self._view, plain).to_struct().is_first_distinct())
+        # A row with an id is another event than any that was pushed; what a materialisation has put in may be itself.
+        kept = [self._not_stored(table, plain, replaced_only=False), self._not_stored(table, named, replaced_only=True)]
+        return pl.concat(kept).sort(_ROW).drop(_ROW)
+
+    def _not_stored(self, table: DeltaTable, rows: pl.DataFrame, *, replaced_only: bool) -> pl.DataFrame:
+        if rows.is_empty():
+            return rows
+        files = _near(self._view, table, rows, replaced_only=replaced_only)
+        if files.is_empty():
+            return rows
+        event = self._view.event_timestamp
+        times = pl.col(event).is_between(pl.lit(rows[event].min()), pl.lit(rows[event].max()))
+        identity = [*self._view.join_keys, event]
+        stored = (
+            rows_of(self._place, table, files)
+            .filter(times)
+            .join(rows.lazy().select(identity), on=identity, how="semi")
+            .select(pl.col(name).cast(of.polars) for name, of in self._view.types.items())
+            .collect(engine="streaming")
+        )
+        ours, theirs = _compared(self._view, rows).with_columns(rows[_ROW]), _compared(self._view, stored)
+        known = ours.join(theirs, on=theirs.columns, how="semi", nulls_equal=True)[_ROW]
+        return rows.filter(~pl.col(_ROW).is_in(known.implode()))
+
+
+def _told(view: ViewSpec, rows: pl.DataFrame) -> dict[str, str]:
+    """What the log says of pushed rows: how many by partition, and the latest event time of each (UTC)."""
+    each = rows.group_by(PARTITION).agg(pl.len(), pl.col(view.event_timestamp).max().alias("last"))
+    counts = {partition: [count, last.isoformat()] for partition, count, last in each.sort(PARTITION).iter_rows()}
+    return {"pushed": json.dumps(counts)}
+
+
+def _numbered(view: ViewSpec, rows: pl.DataFrame, number: int) -> pl.DataFrame:
+    """Rows with their publications: what has one key and one time is numbered on, so that the later push is later."""
+    identity = [name for name in (*view.join_keys, view.event_timestamp, view.created_timestamp) if name is not None]
+    turn = pl.int_range(pl.len(), dtype=pl.Int64).over(identity) if rows.height > 1 else pl.lit(0, pl.Int64)
+    return rows.with_columns((turn + number).cast(pl.Int64).alias(PUBLICATION))
+
+
+def _compared(view: ViewSpec, rows: pl.DataFrame) -> pl.DataFrame:
+    """Columns that are equal for rows that are equal bit for bit."""
+    columns = []
+    for name, of in view.types.items():
+        if isinstance(of, ListType | VectorType | StructType | MapType):
+            columns.append(pl.col(name).map_batches(_texts(of), return_dtype=pl.String, is_elementwise=True))
+            continue
+        columns.append(pl.col(name))
+        if of in (Float32, Float64):
+            # Zero and minus zero are equal, and two values.
+            columns.append(((pl.col(name) == 0) & (1 / pl.col(name) < 0)).alias(f"minus {name}"))
+    return rows.select(columns)
+
+
+def _texts(of: FeatureType) -> Callable[[pl.Series], pl.Series]:
+    return lambda series: pl.Series(series.name, of.to_sqlite(series), dtype=pl.String)
+
+
+def _near(view: ViewSpec, table: DeltaTable, rows: pl.DataFrame, *, replaced_only: bool) -> pl.DataFrame:
+    """The files of the rows' partitions that have event times like theirs."""
+    event = view.event_timestamp
+    files = files_of(table, bounds_of=event)
+    if replaced_only:
+        files = files.filter(~pl.col("pushed"))
+    times = rows.group_by(pl.col(PARTITION).alias("partition")).agg(
+        pl.col(event).min().alias("first"), pl.col(event).max().alias("last")
+    )
+    # Delta keeps milliseconds, cut off.
+    apart = (pl.col("low") > pl.col("last")) | (pl.col("high") + _MILLISECOND < pl.col("first"))
+    return files.filter(pl.col("rows") > 0).join(times, on="partition").filter(~apart.fill_null(False))
+
+
+class SeenEvents:
+    """The event ids of the rows that were pushed lately; each file is read once."""
+
+    def __init__(self) -> None:
+        self._by_table: dict[str, dict[str, pl.Series]] = {}
+
+    def among(self, place: Place, table: DeltaTable, asked: pl.Series) -> pl.DataFrame:
+        """Those of these ids that pushed rows have, as a column."""
+        since = (datetime.now(UTC) - EVENT_IDS_KEPT).timestamp() * 1000
+        files = files_of(table).filter(pl.col("pushed"), pl.col("modified") >= since)
+        known = self._by_table.get(place.uri, {})
+        new = files.filter(~pl.col("path").is_in(list(known)))
+        known = {path: ids for path, ids in known.items() if path in set(files["path"])}
+        known |= {file["path"].item(): _ids(place, table, file) for file in new.iter_slices(1)}
+        self._by_table[place.uri] = known
+        hits = [asked.filter(asked.is_in(ids.implode())) for ids in known.values()]
+        return pl.DataFrame({EVENT_ID: pl.concat([asked.clear(), *hits]).unique()})
+
+
+def _ids(place: Place, table: DeltaTable, file: pl.DataFrame) -> pl.Series:
+    return rows_of(place, table, file).select(EVENT_ID).drop_nulls().collect(engine="streaming")[EVENT_ID]
