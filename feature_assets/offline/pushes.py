@@ -97,11 +97,12 @@ class Appending:
             first = named.group_by(EVENT_ID).agg(pl.col(SEQUENCE).min())
             named = named.join(first, on=[EVENT_ID, SEQUENCE], how="semi")
             named = named.join(self._seen.among(self._place, table, named[EVENT_ID]), on=EVENT_ID, how="anti")
-        if not plain.is_empty():
-            plain = plain.filter(_compared(self._view, plain).to_struct().is_first_distinct())
-        # A row with an id is another event than any that was pushed; what a materialisation has put in may be itself.
-        kept = [self._not_stored(table, plain, replaced_only=False), self._not_stored(table, named, replaced_only=True)]
-        return pl.concat(kept).sort(_ROW).drop(_ROW)
+            # Another event than any that was pushed; but what a materialisation has put in may be itself.
+            named = self._not_stored(table, named, replaced_only=True)
+        plain = self._not_stored(table, plain, replaced_only=False)
+        both = pl.concat([named, plain]).sort(_ROW)
+        first = _compared(self._view, both).to_struct().is_first_distinct()
+        return both.filter(first | both[EVENT_ID].is_not_null()).drop(_ROW)
 
     def _not_stored(self, table: DeltaTable, rows: pl.DataFrame, *, replaced_only: bool) -> pl.DataFrame:
         if rows.is_empty():
