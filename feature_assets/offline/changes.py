@@ -104,7 +104,7 @@ def compacting(
         present = files.join(several, on=["partition", "pushed"], how="semi")
         if present.is_empty():
             return None
-        publications, touched = replaced(present), present["partition"].unique().to_list()
+        publications, touched = replaced(present), present["partition"].unique().sort().to_list()
         rows = rows_of(place, table, present).sort(view.event_timestamp)
         added = _with_hollow(place, view, written(place, view, rows, touched), publications)
         return Swap("compact", {key: publications.get(key, 0) for key in touched}, None, added, present, 0)

@@ -73,7 +73,7 @@ class Appending:
 
     def _swap(self, number: int, sequence: int, nothing: pl.DataFrame) -> Swap:
         fresh = self.sorted_rows.fresh
-        partitions = fresh[PARTITION].unique().to_list()
+        partitions = fresh[PARTITION].unique().sort().to_list()
         casts = [pl.col(name).cast(of.delta) for name, of in self._view.types.items() if of.delta != of.polars]
         stored = fresh.lazy().drop(SEQUENCE).with_columns(*casts, pl.lit(True).alias(PUSHED))
         return Swap(
@@ -101,8 +101,8 @@ class Appending:
             named = self._not_stored(table, named, replaced_only=True)
         plain = self._not_stored(table, plain, replaced_only=False)
         both = pl.concat([named, plain]).sort(_ROW)
-        first = _compared(self._view, both).to_struct().is_first_distinct()
-        return both.filter(first | both[EVENT_ID].is_not_null()).drop(_ROW)
+        earliest = _compared(self._view, both).to_struct().is_first_distinct()
+        return both.filter(earliest | both[EVENT_ID].is_not_null()).drop(_ROW)
 
     def _not_stored(self, table: DeltaTable, rows: pl.DataFrame, *, replaced_only: bool) -> pl.DataFrame:
         if rows.is_empty():
