@@ -16,7 +16,7 @@ from feature_assets.assets.resources import RESOURCE, FeatureAssets
 from feature_assets.errors import FeatureAssetsError, NotPublished
 from feature_assets.registry import Registry
 from feature_assets.settlement import pending, reconcile
-from feature_assets.spec import AnySource, FileSource
+from feature_assets.spec import AnySource, FileSource, ViewSpec
 
 log = logging.getLogger(__name__)
 
@@ -174,10 +174,19 @@ def reconcile_sensor(views: Sequence[FeatureView]) -> dg.SensorDefinition:
     )
     def reconcile_online_store(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         stores: FeatureAssets = getattr(context.resources, RESOURCE)
-        behind = {}
+        behind, failed = {}, []
         for view in views:
-            if partitions := pending(view.spec, stores.offline(), stores.online()):
+            try:
+                partitions = pending(view.spec, stores.offline(), stores.online())
+            except FeatureAssetsError as error:
+                # One that cannot be looked at does not keep the others from being served.
+                context.log.exception("%s cannot be looked at; the other views are", view.spec.name)
+                failed.append(error)
+                continue
+            if partitions:
                 behind[view.spec.name] = partitions
+        if failed and not behind:
+            raise failed[0]
         seen = context.cursor or ""
         found = ";".join(f"{name}:{','.join(parts)}" for name, parts in sorted(behind.items()))
         if not behind:
@@ -198,12 +207,14 @@ def reconcile_job(views: Sequence[FeatureView]) -> dg.JobDefinition:
     @dg.op(name="reconcile_views", required_resource_keys={RESOURCE})
     def reconcile_views(context: dg.OpExecutionContext) -> None:
         stores: FeatureAssets = getattr(context.resources, RESOURCE)
-        for view in views:
-            if stores.offline().state(view.spec) is not None:
-                done = reconcile(view.spec, stores.offline(), stores.online())
-                context.log.info(
-                    "%s: %d partitions were pending, %d keys changed", done.view, len(done.pending), done.changed
-                )
+
+        def finish(view: ViewSpec) -> None:
+            done = reconcile(view, stores.offline(), stores.online())
+            context.log.info(
+                "%s: %d partitions were pending, %d keys changed", done.view, len(done.pending), done.changed
+            )
+
+        _each_materialised(views, stores, finish, context.log)
 
     @dg.job(name=_RECONCILE_JOB, description="Makes the online store equal to the offline one.")
     def reconcile_online_store_job() -> None:
@@ -217,15 +228,33 @@ def maintenance_job(views: Sequence[FeatureView]) -> dg.JobDefinition:
 
     @dg.op(name="compact_and_vacuum", required_resource_keys={RESOURCE})
     def compact_and_vacuum(context: dg.OpExecutionContext) -> None:
-        offline = getattr(context.resources, RESOURCE).offline()
-        for view in views:
-            if offline.state(view.spec) is not None:
-                offline.compact(view.spec)
-                removed = offline.vacuum(view.spec, older_than=timedelta(days=30), dry_run=False)
-                context.log.info("%s: compacted, %d old files removed", view.spec.name, len(removed))
+        stores: FeatureAssets = getattr(context.resources, RESOURCE)
+
+        def keep_up(view: ViewSpec) -> None:
+            stores.offline().compact(view)
+            removed = stores.offline().vacuum(view, older_than=timedelta(days=30), dry_run=False)
+            context.log.info("%s: compacted, %d old files removed", view.name, len(removed))
+
+        _each_materialised(views, stores, keep_up, context.log)
 
     @dg.job(name="maintain_stores", description="Compacts the Delta tables and removes files nobody needs.")
     def maintain_stores() -> None:
         compact_and_vacuum()
 
     return maintain_stores
+
+
+def _each_materialised(
+    views: Sequence[FeatureView], stores: FeatureAssets, work: Callable[[ViewSpec], None], told: logging.Logger
+) -> None:
+    """Do the work for every view, also after one failed; then fail with what all of them said."""
+    failed = []
+    for view in views:
+        try:
+            if stores.offline().state(view.spec) is not None:
+                work(view.spec)
+        except FeatureAssetsError as error:
+            told.exception("%s failed; the other views go on", view.spec.name)
+            failed.append(f"{view.spec.name}: {error}")
+    if failed:
+        raise dg.Failure("; ".join(failed))

@@ -1,6 +1,7 @@
 """The definitions of a platform: registry asset, sensors, jobs, lineage; services and on-demand views as nodes."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -28,8 +29,10 @@ from feature_assets.assets import (
 )
 from feature_assets.assets.metadata import metadata_for, registry_from_graph, spec_from_metadata
 from feature_assets.assets.partitions import slices
+from feature_assets.errors import StoreUnsafe
 from feature_assets.publication import publish
 from feature_assets.registry import check_registry
+from feature_assets.settlement import pending
 
 DAILY = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-02-01")
 airport = Entity("airport", join_keys={"origin": String})
@@ -166,6 +169,37 @@ def test_the_upkeep_job_runs(stores: FeatureAssets, instance: dg.DagsterInstance
     rows = pl.DataFrame({"origin": ["JFK"], "observed_at": [datetime(2024, 1, 2, 6)], "temp": [1.0], "wind": [2.0]})
     publish(weather.spec, rows, slices(DAILY, ["2024-01-02"]), offline=stores.offline(), online=stores.online())
     assert platform(stores).resolve_job_def("maintain_stores").execute_in_process(instance=instance).success
+
+
+def test_a_damaged_view_does_not_keep_the_others_from_being_finished(
+    stores: FeatureAssets, instance: dg.DagsterInstance
+) -> None:
+    @feature_view(
+        entities=weather.spec.entities,
+        event_timestamp="observed_at",
+        schema=[Field("x", Float64)],
+        partitions_def=DAILY,
+    )
+    def damaged() -> pl.DataFrame:
+        return pl.DataFrame()
+
+    rows = pl.DataFrame(
+        {"origin": ["JFK"], "observed_at": [datetime(2024, 1, 2, 6)], "temp": [1.0], "wind": [2.0], "x": [1.0]}
+    )
+    for view in (damaged, weather):
+        publish(view.spec, rows, slices(DAILY, ["2024-01-02"]), offline=stores.offline(), online=None)
+    entry = next((Path(stores.offline().uri(damaged.spec)) / "_delta_log").glob("*1.json"))
+    entry.write_text("{")
+    definitions = feature_definitions([damaged, weather], config=stores.config)
+    first = _tick(definitions, "reconcile_online_store", instance)
+    assert _tick(definitions, "reconcile_online_store", instance, first.cursor).run_requests
+    for job in ("reconcile_online_store_job", "maintain_stores"):
+        done = definitions.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False)
+        assert not done.success, "what is damaged is told"
+    assert pending(weather.spec, stores.offline(), stores.online()) == ()
+    assert pl.concat(stores.online().scan(weather.spec)).height == 1
+    with pytest.raises(StoreUnsafe, match="Cannot read the Delta table of view 'damaged'"):
+        _tick(definitions, "reconcile_online_store", instance)
 
 
 def test_declarations_survive_what_dagster_does_to_assets() -> None:
