@@ -94,7 +94,7 @@ def test_materialising_the_registry_publishes_it(stores: FeatureAssets, instance
     metadata = result.asset_materializations_for_node("feature_registry")[0].metadata
     published = stores.registry().read()
     assert metadata["digest"].value == published.digest
-    assert (metadata["views"].value, metadata["features"].value) == (1, 2)
+    assert (metadata["views"].value, metadata["features"].value) == (1, 3)
     assert published.registry.service("outdoors").owners == ("team:walks",)
 
 
