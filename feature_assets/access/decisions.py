@@ -256,11 +256,11 @@ class Access:
         return Decision(act, need.views, allowed=False, rule=f"no scope {act}", why=why, lacks=lacks)
 
     def _not_named(self, principal: Principal, act: str, need: _Need, view: str, policy: _Policy) -> Decision:
-        rule = f"{_POLICY[act]} policy of {view}"
+        who = ", ".join(policy.names) or "nobody"
+        rule = f"{_POLICY[act]} policy of {view} names {who}"
         grant = principal.grant
         if not grant.allows(KNOW, need.name):
             return _hidden(act, need, rule)
-        who = ", ".join(policy.names) or "nobody"
         told = f": the policy of '{view}' names {who}" if grant.allows(KNOW, view) else ": a policy does not name you"
         why = f"You may not {_VERBS[act]} the {need.kind} '{need.name}'{told}. Ask whoever owns it."
         return Decision(act, need.views, allowed=False, rule=rule, why=why)

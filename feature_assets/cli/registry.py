@@ -210,6 +210,8 @@ def _show_view(registry: "Registry", view: "ViewSpec") -> None:
             "made from": view.upstream,
             "used by": _users(registry, view.name),
             "owners": view.owners,
+            **_policy(view),
+            "row filter": ", ".join(f"{key} = claim {claim}" for key, claim in view.row_filter.items()),
             "location": registry.owner(view.name),
             "tags": view.tags,
             "code version": view.code_version,
@@ -221,6 +223,10 @@ def _show_view(registry: "Registry", view: "ViewSpec") -> None:
         typer.echo()
         rows = [{"check": one.label, "asks": one.asks, "severity": one.severity} for one in view.checks]
         table(rows, (Column("check", style="name"), Column("asks"), Column("severity")))
+
+
+def _policy(view: "ViewSpec | OnDemandViewSpec") -> dict[str, str]:
+    return {f"access: {act}": ", ".join(names) or "nobody" for act, names in (view.access or {}).items()}
 
 
 def _show_composed(registry: "Registry", kind: str, one: "OnDemandViewSpec | ServiceSpec") -> None:
@@ -235,6 +241,7 @@ def _show_composed(registry: "Registry", kind: str, one: "OnDemandViewSpec | Ser
             "made from": [source.name for source in one.sources] if isinstance(one, OnDemandViewSpec) else None,
             "used by": _users(registry, one.name) if computed else None,
             "owners": one.owners,
+            **(_policy(one) if isinstance(one, OnDemandViewSpec) else {}),
             "location": registry.owner(one.name, "view" if computed else "service"),
             "tags": one.tags,
         }

@@ -90,7 +90,7 @@ def add(
 ) -> None:
     """Add a client, and show its secret this once."""
     issuer = embedded_issuer(Project.of(ctx))
-    more = _claims(roles, groups, claims)
+    more = claims_given(roles, groups, claims)
     client_id, secret = issuer.add_client(name, scopes, more)
     if as_json:
         print_json({"client_id": client_id, "client_secret": secret, "scopes": scopes, "claims": more})
@@ -173,14 +173,19 @@ def token(
     seconds = lifetime or project.settings.server.token_lifetime_seconds
     issuer = embedded_issuer(project)
     own = next((one.claims for one in issuer.clients() if one.client_id == client_id), {})
-    made = issuer.token(client_id, scopes, seconds, {**own, **_claims(roles, groups, claims)})
+    made = issuer.token(client_id, scopes, seconds, {**own, **claims_given(roles, groups, claims)})
     if as_json:
         print_json({"access_token": made, "token_type": "Bearer", "expires_in": seconds, "scope": " ".join(scopes)})
     else:
         typer.echo(made)
 
 
-def _claims(roles: list[str] | None, groups: list[str] | None, others: list[str] | None) -> dict[str, Any]:
+def claims_given(roles: list[str] | None, groups: list[str] | None, others: list[str] | None) -> dict[str, Any]:
+    """What was typed as the claims of a token.
+
+    Raises:
+        Mistake: one is no claim with a value, or comes twice.
+    """
     claims: dict[str, Any] = {name: named for name, named in (("roles", roles), ("groups", groups)) if named}
     for given in others or ():
         name, equals, value = given.partition("=")

@@ -155,9 +155,9 @@ class TokenValidator:
         scope = claims.get("scope", "")
         if not isinstance(scope, str):
             _refuse("The token's 'scope' is not a string.")
-        roles, groups = _names(claims, self._role_claims), _names(claims, self._group_claims)
+        roles, groups = names_in(claims, self._role_claims), names_in(claims, self._group_claims)
         return Principal(
-            self.issuer, subject, client_id, Grant.of(scope), ends, roles, groups, MappingProxyType(_values(claims))
+            self.issuer, subject, client_id, Grant.of(scope), ends, roles, groups, MappingProxyType(values_in(claims))
         )
 
 
@@ -247,7 +247,7 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= _LARGEST_CLAIM and value.isprintable()
 
 
-def _names(claims: Mapping[str, Any], paths: Iterable[str]) -> frozenset[str]:
+def names_in(claims: Mapping[str, Any], paths: Iterable[str]) -> frozenset[str]:
     """The names that these claims list, each claim a list of them or a single one; none where there is no such claim."""
     found: set[str] = set()
     for path in paths:
@@ -269,14 +269,14 @@ def _at(claims: Mapping[str, Any], path: str) -> Iterator[Any]:
             yield from _at(within, path[end + 1 :])
 
 
-def _values(claims: Mapping[str, Any], before: str = "", depth: int = 1) -> dict[str, Claim]:
+def values_in(claims: Mapping[str, Any], before: str = "", depth: int = 1) -> dict[str, Claim]:
     """The claims that are one value, by dotted path. Where two have the same path there is no telling which is meant."""
     found: dict[str, Claim] = {}
     ambiguous: set[str] = set()
     for name, value in claims.items():
         path = before + name
         if isinstance(value, dict):
-            values = _values(value, f"{path}.", depth + 1) if depth < _DEEPEST_CLAIM else {}
+            values = values_in(value, f"{path}.", depth + 1) if depth < _DEEPEST_CLAIM else {}
         elif (isinstance(value, int) and abs(value) < _LARGEST_NUMBER) or _is_name(value):
             values = {path: value}
         else:

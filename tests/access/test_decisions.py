@@ -153,7 +153,7 @@ def test_who_is_not_told_of_a_policy_learns_nothing_of_it() -> None:
     rules = [
         access.decide(principal("features:read"), READ, name).rule for name in ("orders", "nothing")
     ]  # The audit log knows better.
-    assert rules == ["read policy of orders", "no such feature view"]
+    assert rules == ["read policy of orders names client:scorer, role:risk_*", "no such feature view"]
     with pytest.raises(UnknownView, match="Did you mean 'invoices'"):
         access.decide(principal("features:read registry:read"), READ, "invoice")
 
