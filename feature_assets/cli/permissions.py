@@ -35,22 +35,15 @@ _ACTS: Final = {
 def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List every view with whom its policy names for each act.
 
-    "by scope" is a view that has no policy: a token's scopes alone decide. Over an on-demand view, all that it is made from
-    has a say as well.
+    "by scope" is a view without a policy: the scopes of a token alone decide. Of an on-demand view, all that it is made
+    from has a say as well.
     """
     from feature_assets.access import Access
 
     registry = Project.of(ctx).registry
-    rows = [_listed(registry, Access(registry), name, as_json=as_json) for name in _names(registry)]
-    columns = (
-        Column("view", style="name"),
-        Column("read"),
-        Column("push"),
-        Column("materialize"),
-        Column("pii"),
-        Column("rows", "rows by claim"),
-        Column("made_from", "and of"),
-    )
+    listed = [_listed(registry, Access(registry), name) for name in _names(registry)]
+    rows = listed if as_json else [line for row in listed for line in _lines(row)]
+    columns = (Column("view", style="name"), Column("act"), Column("who"))
     show(rows, columns, as_json=as_json, empty="No view is published. Run: feature-assets apply")
 
 
@@ -58,23 +51,33 @@ def _names(registry: "Registry") -> list[str]:
     return sorted([*registry.views, *registry.on_demand])
 
 
-def _listed(registry: "Registry", access: "Access", name: str, *, as_json: bool) -> dict[str, Any]:
+def _listed(registry: "Registry", access: "Access", name: str) -> dict[str, Any]:
+    """One view as a program reads it; None where no policy speaks."""
     view = registry.views.get(name)
-    row: dict[str, Any] = {"view": name}
-    for act in ("read", "push", "materialize", "pii"):
-        if view is None and act in ("push", "materialize"):
-            row[act] = None
-        else:
-            named = access.names(name, _ACTS[act])
-            row[act] = named if as_json else _BY_SCOPE if named is None else " ".join(named) or _NOBODY
-    personal = sorted(name.partition("__")[2] for name in _tainted(access, name))
-    filters = dict(view.row_filter) if view is not None else {}
-    if as_json:
-        return row | {"personal": personal, "row_filter": filters, "made_from": _sources(registry, name)}
-    if not personal:
-        row["pii"] = None
-    row["rows"] = ", ".join(f"{key} = {claim}" for key, claim in filters.items())
-    return row | {"made_from": _sources(registry, name)}
+    return {
+        "view": name,
+        **{act: access.names(name, _ACTS[act]) for act in ("read", "push", "materialize", "pii")},
+        "personal": sorted(feature.partition("__")[2] for feature in _tainted(access, name)),
+        "row_filter": dict(view.row_filter) if view is not None else {},
+        "made_from": _sources(registry, name),
+    }
+
+
+def _lines(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The same as a person reads it."""
+    asked = [act for act in ("read", "push", "materialize", "pii") if row[act] is not None]
+    lines = [("all", _BY_SCOPE)] if not asked else []
+    for act in asked:
+        if (
+            act == "read"
+            or (act == "pii" and row["personal"])
+            or (act in ("push", "materialize") and not row["made_from"])
+        ):
+            lines.append((act, ", ".join(row[act]) or _NOBODY))
+    lines += [("rows", f"{key} = claim {claim}") for key, claim in row["row_filter"].items()]
+    if row["made_from"]:
+        lines.append(("made from", ", ".join(row["made_from"])))
+    yield from ({"view": row["view"], "act": act, "who": who} for act, who in lines)
 
 
 def _tainted(access: "Access", view: str) -> Mapping[str, frozenset[str]]:
