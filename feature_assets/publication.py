@@ -20,7 +20,7 @@ from feature_assets.checks import CheckResult, RowCheck, run_checks
 from feature_assets.conform import Conformed, PartitionSlice, conformed
 from feature_assets.errors import ChecksFailed, StoreFull
 from feature_assets.offline import Commit, OfflineStore
-from feature_assets.online.protocol import AppliedPublication, OnlineStore
+from feature_assets.online.protocol import AppliedPublication, Metered, OnlineStore
 from feature_assets.settlement import (
     journal_entry,
     key_frame,
@@ -46,7 +46,8 @@ class Publication:
     `number` orders it among all publications of the view version. `rows_by_partition` and `data_versions` have every
     partition, those without rows too; a data version is a digest of the rows, whatever their order. `keys` counts
     distinct join keys; `written`, `kept` and `retracted` count online rows. `shapes` has a histogram of each numeric
-    feature as text. Times are UTC; `seconds` is wall time by step.
+    feature as text. `units` are the read and write units that the online store consumed, where it has a price; beside
+    other publications in the same process theirs are among them. Times are UTC; `seconds` is wall time by step.
     """
 
     view: str
@@ -68,6 +69,7 @@ class Publication:
     written: int = 0
     kept: int = 0
     retracted: int = 0
+    units: tuple[float, float] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -259,13 +261,30 @@ def _to_online(
     offline: OfflineStore,
     online: OnlineStore,
 ) -> Publication:
+    before = _units(online)
     online.prepare(view)
     lost = key_frame(view, latest.clear())
     if commit.base is not None:
         former = offline.scan(view, at=commit.base, features=[], partitions=publication.partitions)
         lost = taken_back(view, latest_tokens(view, former), latest)
     done = reflect(view, commit, latest, lost, offline, online)
-    return replace(publication, keys=latest.height, written=done.written, kept=done.kept, retracted=done.retracted)
+    return replace(
+        publication,
+        keys=latest.height,
+        written=done.written,
+        kept=done.kept,
+        retracted=done.retracted,
+        units=_consumed(online, before),
+    )
+
+
+def _units(online: OnlineStore) -> tuple[float, float] | None:
+    return online.units() if isinstance(online, Metered) else None
+
+
+def _consumed(online: OnlineStore, before: tuple[float, float] | None) -> tuple[float, float] | None:
+    now = _units(online)
+    return None if now is None or before is None else (now[0] - before[0], now[1] - before[1])
 
 
 class Appended(NamedTuple):

@@ -144,6 +144,8 @@ def _told(spec: ViewSpec, publication: Publication) -> dict[str, Any]:
     if publication.first_event is not None and publication.last_event is not None:
         metadata["first_event"] = dg.MetadataValue.timestamp(publication.first_event)
         metadata["last_event"] = dg.MetadataValue.timestamp(publication.last_event)
+    if publication.units is not None:
+        metadata["online_read_units"], metadata["online_write_units"] = publication.units
     if publication.duplicates:
         metadata["duplicates_dropped"] = publication.duplicates
     if publication.dropped:

@@ -135,6 +135,15 @@ class ReadsTogether(Protocol):
 
 
 @runtime_checkable
+class Metered(Protocol):
+    """A store whose every call has a price."""
+
+    def units(self) -> tuple[float, float]:
+        """Read and write units that this process has consumed there."""
+        ...
+
+
+@runtime_checkable
 class ForgetsExpired(Protocol):
     """A store that may delete rows by itself once they are past their view's ttl."""
 

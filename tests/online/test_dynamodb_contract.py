@@ -4,12 +4,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from feature_assets.testing import OnlineStoreContract
+from feature_assets.errors import ConfigurationError, ContractBroken
+from feature_assets.online import open_online_store
+from feature_assets.online.dynamodb import DynamoOnlineStore
+from feature_assets.online.dynamodb.catalogue import SECONDS_TO_EXPIRE
+from feature_assets.online.protocol import AppliedPublication, WriteCount
+from feature_assets.spec import Entity, Field, ViewSpec
+from feature_assets.testing import OnlineStoreContract, minute, online_rows
+from feature_assets.testing.online import COUNTER, WEATHER, weather
+from feature_assets.types import String
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +54,92 @@ class TestDynamoDB(OnlineStoreContract):
     def url(self, tmp_path: Path) -> str:
         prefix = self._prefixes.setdefault(tmp_path, f"t{uuid4().hex[:10]}")
         return f"dynamodb:{prefix}?region=us-east-1&endpoint={self._endpoint}&consistent=true"
+
+    def test_what_calls_consume_is_counted(self, weather_store: DynamoOnlineStore) -> None:
+        before = weather_store.units()
+        weather_store.write(WEATHER, online_rows(WEATHER, [weather(name, 1) for name in "abc"]), None)
+        read, written = weather_store.units()
+        assert written - before[1] >= 3.0
+        weather_store.reader(WEATHER, ["temp"])([("a",), ("b",)])
+        assert weather_store.units()[0] > read
+
+    def test_several_views_are_read_by_one_call(self, weather_store: DynamoOnlineStore) -> None:
+        weather_store.prepare(COUNTER)
+        weather_store.write(WEATHER, online_rows(WEATHER, [weather("JFK", 1, temp=1.5, wind=2)]), None)
+        row = {"user": "u", "at": minute(3), "clicks": 4, "views": 5}
+        weather_store.write(COUNTER, online_rows(COUNTER, [row]), None)
+        temp, clicks = weather_store.reader(WEATHER, ["temp"]), weather_store.reader(COUNTER, ["clicks"])
+        wind = weather_store.reader(WEATHER, ["wind"])
+        questions = [(temp, [("JFK",), (None,)]), (clicks, [("u",), ("v",)]), (wind, [("LGA",), ("JFK",)])]
+        assert weather_store.read_together(questions) == [reader(keys) for reader, keys in questions]
+
+    def test_a_table_that_nobody_wrote_to_is_filled_by_batches(self, weather_store: DynamoOnlineStore) -> None:
+        names = [f"k{number}" for number in range(2100)]
+        rows = online_rows(WEATHER, [weather(name, 1, temp=float(place)) for place, name in enumerate(names)])
+        old = weather_store.reader(WEATHER, ["temp"])
+        assert old([("k7",)])[0] == [None]
+        assert weather_store.write(WEATHER, rows, AppliedPublication(7, 2, {"a": 2100})) == WriteCount(written=2100)
+        assert list(old([("k7",), ("k2099",)])[1][0]) == [7.0, 2099.0]
+        assert weather_store.ledger(WEATHER).entries["a"].settled
+        assert weather_store.doctor() == []
+        early, late = (online_rows(WEATHER, [weather("k7", event, temp=0.0)]) for event in (0, 2))
+        assert weather_store.write(WEATHER, early, None) == WriteCount(kept=1)
+        assert weather_store.write(WEATHER, late, None) == WriteCount(written=1)
+
+    def test_a_writer_that_died_leaves_its_partitions_unsettled(
+        self, weather_store: DynamoOnlineStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows = online_rows(WEATHER, [weather("JFK", 1)])
+
+        def dies(*_: object) -> bool:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(weather_store._catalogue, "enter", dies)
+        with pytest.raises(KeyboardInterrupt):
+            weather_store.write(WEATHER, rows, AppliedPublication(7, 2, {"a": 1}))
+        monkeypatch.undo()
+        assert [entry.settled for entry in weather_store.ledger(WEATHER).entries.values()] == [False]
+        weather_store.settle(WEATHER, 7, ["a"], whole_since=datetime.now(UTC))
+        assert not weather_store.ledger(WEATHER).entries["a"].settled, "it may be at work still"
+        later = datetime.now(UTC) + timedelta(seconds=SECONDS_TO_EXPIRE + 1)
+        weather_store.settle(WEATHER, 7, ["a"], whole_since=later)
+        assert weather_store.ledger(WEATHER).entries == {}
+
+
+@pytest.mark.parametrize(
+    "url, message",
+    [
+        ("dynamodb:a/b", "no prefix"),
+        ("dynamodb:features?regoin=x", r"'regoin' is no option. Known: region"),
+        ("dynamodb:features?consistent=yes", "true or false, and not 'yes'"),
+        ("dynamodb:features?read_units=5", "both read_units and write_units"),
+        ("dynamodb:features?concurrency=0", "from 1 to 40000"),
+        ("dynamodb:features?tags=team", "name:value"),
+        ("dynamodb:features?region=", "region is empty"),
+    ],
+)
+def test_a_url_that_cannot_be_right_says_why(url: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        open_online_store(url)
+
+
+def test_rows_and_keys_that_are_too_large_are_refused_before_anything_is_written(endpoint: str) -> None:
+    store = open_online_store(f"dynamodb:t{uuid4().hex[:10]}?region=us-east-1&endpoint={endpoint}")
+    view = ViewSpec(
+        name="large",
+        entities=(Entity("document", {"path": String}),),
+        features=(Field("text", String),),
+        event_timestamp="at",
+    )
+    store.prepare(view)
+    small = {"path": "a", "at": minute(1), "text": "x"}
+    for row, message in (
+        ({**small, "text": "é" * 210_000}, r"the row of path='a' takes 4\d{5} bytes in DynamoDB"),
+        ({**small, "path": "p" * 2_050}, r"a key takes 20\d\d bytes in DynamoDB, and 2048 is its limit"),
+    ):
+        with pytest.raises(ContractBroken, match=message):
+            store.write(view, online_rows(view, [small, row]), None)
+    assert store.stored(view).is_empty()
+    almost = {**small, "text": "x" * 400_000}
+    assert store.write(view, online_rows(view, [almost]), None) == WriteCount(written=1)
+    store.close()

@@ -357,6 +357,6 @@ def _named(view: ViewSpec, failed: Sequence[tuple[Item, Exception]]) -> Exceptio
     shown = ", ".join(keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
     kind = type(first) if isinstance(first, StoreError) else PublicationConflict
     return kind(
-        f"View '{view.name}': {len(failed)} keys were not written online ({shown}): {first} "
+        f"View '{view.name}': {len(failed)} keys were not written online ({shown}): {str(first).rstrip('.')}. "
         f"Offline is right; run: feature-assets reconcile {view.name}"
     )
