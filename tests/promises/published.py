@@ -11,9 +11,9 @@ import polars as pl
 from feature_assets.conform import PartitionSlice
 from feature_assets.offline import OfflineStore
 from feature_assets.online import open_online_store
-from feature_assets.publication import publish
+from feature_assets.publication import append, publish
 from feature_assets.settlement import erase
-from feature_assets.spec import Entity, Field, ViewSpec
+from feature_assets.spec import EVENT_ID, PARTITION, PUBLICATION, SEQUENCE, Entity, Field, ViewSpec
 from feature_assets.types import FeatureType, Int64, String
 from tests.promises.turns import Actor
 
@@ -25,6 +25,9 @@ CLOCK = pl.Datetime("us", "UTC")
 Key: TypeAlias = tuple[Any, ...]
 Row: TypeAlias = tuple[Key, int, int | None, int | None]
 """key, minute of its partition, minutes until it was reported, value"""
+
+Stored: TypeAlias = tuple[Key, Any, Any, int | None, int]
+"""key, event, created, value, publication"""
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,12 @@ CASES = {
 
 @dataclass
 class Platform:
-    """The stores of one view, and by partition the publication and the rows that have to stand in them."""
+    """The stores of one view, and the rows that have to stand in each partition."""
 
     case: Case
     folder: Path
-    stands: dict[str, tuple[int, list[tuple[Key, Any, Any, int | None]]]] = field(default_factory=dict)
+    stands: dict[str, list[Stored]] = field(default_factory=dict)
+    journals: int = 0
 
     def __post_init__(self) -> None:
         self.view = self.case.view
@@ -115,15 +119,41 @@ class Platform:
         """Publish these rows as one of several."""
 
         def committed(commit: Any) -> None:
-            stands = self.case.standing(rows)
-            self.stands |= {partition: (commit.publication, stands[partition]) for partition in rows}
+            self._replaced(rows, commit.publication)
 
         self._publish(rows, actor.store(self.offline, replace=committed), actor.store(self.online))
 
     def publish(self, rows: Mapping[str, Sequence[Row]]) -> int:
         number = self._publish(rows, self.offline, self.online)
-        self.stands |= {name: (number, of) for name, of in self.case.standing(rows).items()}
+        self._replaced(rows, number)
         return number
+
+    def _replaced(self, rows: Mapping[str, Sequence[Row]], number: int) -> None:
+        for partition, stands in self.case.standing(rows).items():
+            self.stands[partition] = [(*row, number) for row in stands]
+
+    def pushing(self, actor: Actor, rows: Mapping[str, Sequence[Row]]) -> None:
+        """Push these rows as one of several, as from a journal of their own."""
+        self.journals += 1
+
+        def committed(answer: Any) -> None:
+            _, found = answer
+            for row in found.fresh.iter_rows(named=True):
+                key = tuple(row[name] for name in self.view.join_keys)
+                stored = (key, row["observed_at"], row.get("reported_at"), row["temp"], row[PUBLICATION])
+                self.stands.setdefault(row[PARTITION], []).append(stored)
+
+        frame = self.case.frame(rows).select(
+            *self.view.columns,
+            pl.col("region").alias(PARTITION),
+            pl.lit(None, pl.String).alias(EVENT_ID),
+            pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(SEQUENCE),
+        )
+        stores = {
+            "offline": actor.store(self.offline, append=committed),
+            "online": actor.store(self.online),
+        }
+        append(self.view, frame, journal=f"journal{self.journals}", **stores)
 
     def _publish(self, rows: Mapping[str, Sequence[Row]], offline: Any, online: Any) -> int:
         slices = [self.case.slice(partition) for partition in rows]
@@ -134,8 +164,7 @@ class Platform:
 
         def committed(commit: Any) -> None:
             self.stands = {
-                partition: (number, [row for row in rows if row[0] not in keys])
-                for partition, (number, rows) in self.stands.items()
+                partition: [row for row in rows if row[0] not in keys] for partition, rows in self.stands.items()
             }
 
         schema = {name: of.polars for name, of in self.case.types.items()}
@@ -145,8 +174,8 @@ class Platform:
     def latest_by_hand(self) -> dict[Key, tuple[Any, Any, int | None]]:
         """What every key has to have online, by reading every row that stands."""
         best: dict[Key, tuple[Any, ...]] = {}
-        for number, rows in self.stands.values():
-            for key, event, created, value in rows:
+        for rows in self.stands.values():
+            for key, event, created, value, number in rows:
                 rank = (event, created is not None, created or event, number)
                 if key not in best or rank > best[key][0]:
                     best[key] = (rank, event, created, value)

@@ -18,7 +18,7 @@ from tests.promises.turns import Actor, run, until
 
 
 class OnlineIsLatestOfOffline(RuleBasedStateMachine):
-    """Publishers, erasers and reconcilers, up to three at once, in every order of their calls; any of them may die."""
+    """Publishers, pushers, erasers and reconcilers, up to three at once, in every order of their calls; any of them may die."""
 
     case: Case
 
@@ -47,7 +47,16 @@ class OnlineIsLatestOfOffline(RuleBasedStateMachine):
     @precondition(lambda self: self.here.stands)
     @rule(data=st.data())
     def several_at_once(self, data: st.DataObject) -> None:
-        kinds = ["publish", "publish", "reconcile", "force", "compact", *(["erase"] if self.case.types else [])]
+        kinds = [
+            "publish",
+            "publish",
+            "push",
+            "push",
+            "reconcile",
+            "force",
+            "compact",
+            *(["erase"] if self.case.types else []),
+        ]
         works = [self._work(kind, data) for kind in data.draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3))]
         dead = data.draw(st.none() | st.integers(0, len(works) - 1), label="dies")
         at = data.draw(st.integers(0, 12), label="at step") if dead is not None else None
@@ -60,6 +69,9 @@ class OnlineIsLatestOfOffline(RuleBasedStateMachine):
         if kind == "publish":
             rows = self._rows(data)
             return kind, lambda actor: here.publishing(actor, rows)
+        if kind == "push":
+            rows = self._rows(data)
+            return kind, lambda actor: here.pushing(actor, rows)
         if kind == "erase":
             keys = data.draw(st.lists(st.sampled_from(self.case.keys), min_size=1, max_size=2, unique=True))
             return kind, lambda actor: here.erasing(actor, keys)
