@@ -1,6 +1,7 @@
 """Who may do what, at the level of HTTP: five principals, eight views, six acts, against tables written by hand."""
 
 import io
+import json
 import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -360,6 +361,33 @@ async def test_what_is_refused_was_not_read(
         answer = await http.post(PATHS[0], json=asking(PATHS[0], ["acme"]), headers=token_of(platform, "auditor"))
         assert answer.status_code == 403
         assert READS.total() == 1
+    platform.store.close()
+
+
+async def test_each_decision_is_one_line_of_the_audit_log(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """With the rule that decided, also where the caller is told nothing of it; without values, keys or tokens."""
+    folder = tmp_path_factory.mktemp("audited")
+    platform = filled(folder)
+    server = platform.settings.server.model_copy(update={"audit": str(folder / "audit.jsonl")})
+    platform.settings = platform.settings.model_copy(update={"server": server})
+    asked = [(principal, one.name) for principal in PRINCIPALS for one in VIEWS]
+    async with client_of(platform.app()) as http:
+        for principal, name in asked:
+            await outcome(http, platform, principal, name, "all")
+        await http.post(PATHS[0], json=asking(PATHS[0], ["globex"]), headers=token_of(platform, "acme"))
+    text = (folder / "audit.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [line["client_id"] for line in lines] == [principal for principal, _ in asked] + ["acme"]
+    refused = {(principal, name): found[0] == "4" for principal, name, act, found in table() if act == "all"}
+    assert [line["decision"] == "refused" for line in lines] == [refused[one] for one in asked] + [True]
+    rules = {one: line["rule"] for one, line in zip(asked, lines, strict=False)}
+    assert rules["scorer", "sealed"] == "read policy of sealed names nobody"
+    assert rules["analyst", "contacts"] == "no scope features:read"
+    assert rules["pusher", "open_stats"] == "no scope features:read"
+    assert rules["auditor", "tenant_orders"] == "row filter of tenant_orders on tenant_id"
+    assert rules["acme", "risk_stats"] == "scope features:read; read policy of risk_stats: role:risk_*"
+    assert lines[-1]["rule"] == "row filter of tenant_orders on tenant_id"
+    assert not any(secret in text for secret in ("globex", str(SECRET_VALUE), SECRET_PHONE, "Bearer", "eyJ"))
     platform.store.close()
 
 
