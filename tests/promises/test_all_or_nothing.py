@@ -84,6 +84,27 @@ def test_what_may_not_be_published_leaves_everything_as_it_was(
     online.close()
 
 
+def test_the_same_rows_again_leave_everything_as_it_was(tmp_path: Path) -> None:
+    offline = OfflineStore(str(tmp_path / "offline"), durability="process")
+    online = open_online_store(f"sqlite:{tmp_path / 'online.db'}")
+    frame, seen = rows({key: key for key in range(50)}), []
+    for turn in range(5):
+        shuffled = frame.sample(fraction=1, shuffle=True, seed=turn)
+        done = publish(VIEW, shuffled, [SLICE], offline=offline, online=online)
+        stored = [offline.scan(VIEW).collect(), pl.concat(online.scan(VIEW))]
+        seen.append([done.data_versions, *(one.select(VIEW.columns).sort("driver_id") for one in stored)])
+        assert all(set(one["__publication"]) == {done.number} for one in stored)
+        assert done.retracted == 0
+    online.close()
+    first = seen[0]
+    assert first[1].equals(frame)
+    assert first[2].equals(frame)
+    for again in seen[1:]:
+        assert again[0] == first[0], "nothing downstream becomes stale"
+        assert again[1].equals(first[1])
+        assert again[2].equals(first[2])
+
+
 def test_readers_see_the_whole_old_or_the_whole_new_partition(tmp_path: Path) -> None:
     offline = OfflineStore(str(tmp_path / "offline"), durability="process")
     url = f"sqlite:{tmp_path / 'online.db'}"
