@@ -4,9 +4,10 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -14,7 +15,10 @@ from feature_assets.cli.app import app, command
 from feature_assets.cli.failures import NotWell, told
 from feature_assets.cli.output import AsJson, Column, counted, print_json, say, table, working
 from feature_assets.cli.project import Project
-from feature_assets.errors import FeatureAssetsError, NotPublished
+from feature_assets.errors import FeatureAssetsError, NotPublished, StoreError
+
+if TYPE_CHECKING:
+    from feature_assets.spec import ViewSpec
 
 _LIBRARIES = ("dagster", "polars", "deltalake", "obstore", "pyarrow", "fastapi", "authlib")
 
@@ -157,17 +161,24 @@ def _offline(project: Project) -> Iterator[Finding]:
     tables = rows = size = 0
     problems: list[str] = []
     for view in _known_views(project):
-        state = offline.state(view)
-        if state is None:
-            continue
-        tables, rows, size = tables + 1, rows + state.rows, size + state.bytes
-        ledger = project.online.ledger(view) if view.online else None
-        reached = max((entry.delta_version for entry in ledger.entries.values()), default=None) if ledger else None
-        problems += offline.check(view, reached=reached)
+        problems += offline.check(view, reached=_reached(project, view))
+        # One that cannot be read was told just now, and does not keep the others from being looked at.
+        with suppress(StoreError):
+            if (state := offline.state(view)) is not None:
+                tables, rows, size = tables + 1, rows + state.rows, size + state.bytes
     yield from _problems("offline store", problems)
     yield Finding(
         "offline store", "ok", f"{offline.root}: {counted(tables, 'table')}, {counted(rows, 'row')}, {_size(size)}"
     )
+
+
+def _reached(project: Project, view: "ViewSpec") -> int | None:
+    """The Delta version that the online store has seen; the look at that store tells if it cannot be read."""
+    with suppress(StoreError):
+        if view.online:
+            entries = project.online.ledger(view).entries.values()
+            return max((entry.delta_version for entry in entries), default=None)
+    return None
 
 
 def _online(project: Project) -> Iterator[Finding]:
@@ -177,8 +188,12 @@ def _online(project: Project) -> Iterator[Finding]:
     tables = store.tables()
     yield from _problems("online store", getattr(store, "doctor", list)())
     yield Finding("online store", "ok", f"{project.settings.online_url}: {counted(len(tables), 'table')}")
-    views = [view for view in _known_views(project) if view.online and project.offline.state(view) is not None]
-    behind = {view.name: len(pending(view, project.offline, store)) for view in views}
+    behind: dict[str, int] = {}
+    for view in _known_views(project):
+        # A history that cannot be read was told by the look at the offline store.
+        with suppress(StoreError):
+            if view.online and project.offline.state(view) is not None:
+                behind[view.name] = len(pending(view, project.offline, store))
     if any(behind.values()):
         names = ", ".join(f"{name} ({count})" for name, count in sorted(behind.items()) if count)
         yield Finding("online store", "problem", f"partitions have not reached it: {names}", "feature-assets reconcile")

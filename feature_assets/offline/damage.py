@@ -25,7 +25,7 @@ def found(place: Place, reached: int | None) -> list[str]:
     try:
         table = opened(place)
     except (StoreError, NotReproducible) as error:
-        return [*problems, str(error)]
+        return problems or [str(error)]
     if table is None:
         return problems
     if reached is not None and table.version() < reached:

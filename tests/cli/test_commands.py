@@ -4,6 +4,7 @@ import base64
 import json
 import sqlite3
 import sys
+from collections.abc import Callable
 from datetime import date, timedelta
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
@@ -493,6 +494,36 @@ def test_doctor_names_each_problem_with_its_mend(run: Run, project: Path) -> Non
     problems = {row["what"] for row in done.rows if row["state"] == "problem"}
     assert problems >= {"definitions", "offline store", "online store"}
     assert "problems." in run("doctor", code=1).out
+
+
+def _emptied(log: list[Path]) -> str:
+    log[-1].write_bytes(b"")
+    return f"{log[-1].name} is empty"
+
+
+def _cut(log: list[Path]) -> str:
+    log[-1].write_bytes(log[-1].read_bytes()[:60])
+    return f"{log[-1].name} is cut off"
+
+
+def _holed(log: list[Path]) -> str:
+    log[0].unlink()
+    return f"{log[0].name} is missing"
+
+
+def _shortened(log: list[Path]) -> str:
+    log[-1].unlink()
+    return "its log lost its end"
+
+
+@pytest.mark.parametrize("damage", [_emptied, _cut, _holed, _shortened])
+def test_doctor_says_what_is_damaged_also_where_delta_would_not_notice(
+    run: Run, project: Path, damage: Callable[[list[Path]], str]
+) -> None:
+    found = damage(sorted(project.glob(".feature_assets/offline/customer_orders/v1/_delta_log/*.json")))
+    problems = [row["found"] for row in run("doctor", "--json", code=1).rows if row["state"] == "problem"]
+    assert any(found in problem for problem in problems), problems
+    assert not any("feature-assets doctor" in problem for problem in problems), "that is what was just run"
 
 
 def test_clients_come_and_go(run: Run, project: Path) -> None:
