@@ -49,6 +49,11 @@ class ServerSettings(BaseModel):
     history_seconds: float = Field(600.0, gt=0, description="How long one of them may take.")
     history_max_bytes: int = Field(4 << 30, gt=0, description="How large one of them may be.")
     history_max_memory_bytes: int = Field(4 << 30, gt=0, description="How much memory one of them may take.")
+    dagster_url: str | None = Field(
+        None, description="The Dagster webserver that materialises when asked to over HTTP."
+    )
+    dagster_headers: dict[str, SecretStr] = Field({}, description="What it wants to be sent, as a token.")
+    materialize_seconds: float = Field(600.0, gt=0, description="How long a request waits for a materialisation.")
     body_timeout_seconds: float = Field(15.0, gt=0)
     log: Literal["text", "json"] = "text"
     audit: str | None = Field(None, description='A file for the audit log, or "stderr".')

@@ -16,9 +16,10 @@ from starlette.types import Receive, Scope, Send
 from feature_assets.access import READ
 from feature_assets.config import Settings
 from feature_assets.errors import FeatureAssetsError
-from feature_assets.server import catalogue, history, snapshots
+from feature_assets.server import catalogue, history, materialize, snapshots
 from feature_assets.server import documentation as pages
 from feature_assets.server.audit import Audit
+from feature_assets.server.dagster import Dagster
 from feature_assets.server.gate import Gate, Handler
 from feature_assets.server.journal import Journal
 from feature_assets.server.keys import is_loopback
@@ -67,6 +68,7 @@ def create_app(settings: Settings, journal: Journal | None = None) -> FeatureSer
     logs: list[RequestLog | Audit] = [requests] if audit is None else [requests, audit]
     callers = Callers(trust.bearer, trust.security(), audit)
     online = OnlineFeatures(serving, trust.bearer, settings.server)
+    dagster = Dagster(settings.server) if settings.server.dagster_url else None
     documented = settings.server.openapi
     if documented is None:
         documented = is_loopback(settings.server.host)
@@ -78,7 +80,7 @@ def create_app(settings: Settings, journal: Journal | None = None) -> FeatureSer
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=_lifespan(serving, trust, online, logs),
+        lifespan=_lifespan(serving, trust, online, dagster, logs),
         exception_handlers={HTTPException: _http_problem},
         generate_unique_id_function=lambda route: route.name,
     )
@@ -86,6 +88,8 @@ def create_app(settings: Settings, journal: Journal | None = None) -> FeatureSer
     _describe_online(app, trust.security())
     _add_health(app, serving)
     history.describe(app, callers)
+    if dagster is not None:
+        materialize.describe(app, callers)
     catalogue.add_to(app, serving, callers, settings)
     snapshots.add_to(app, serving, callers, settings.server)
     trust.add_to(app)
@@ -95,6 +99,7 @@ def create_app(settings: Settings, journal: Journal | None = None) -> FeatureSer
     handlers: dict[tuple[str, str], Handler] = {
         ("POST", ONLINE_PATH): online,
         ("POST", history.PATH): history.HistoricalFeatures(serving, callers, settings),
+        **materialize.handlers(serving, callers, dagster, settings.server),
         **trust.handlers(),
     }
     app.gate = Gate(app.behind_gate, handlers)
@@ -110,7 +115,13 @@ def _audit(settings: Settings) -> Audit | None:
     return Audit(place if place == "stderr" else settings.place(place))
 
 
-def _lifespan(serving: Serving, trust: Trust, online: OnlineFeatures, logs: Sequence[RequestLog | Audit]) -> Any:
+def _lifespan(
+    serving: Serving,
+    trust: Trust,
+    online: OnlineFeatures,
+    dagster: Dagster | None,
+    logs: Sequence[RequestLog | Audit],
+) -> Any:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
@@ -125,6 +136,8 @@ def _lifespan(serving: Serving, trust: Trust, online: OnlineFeatures, logs: Sequ
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             online.close()
+            if dagster is not None:
+                await dagster.close()
             serving.close()
             await trust.close()
             for one in logs:

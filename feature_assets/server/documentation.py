@@ -305,6 +305,40 @@ class RolledBack(RegistryEntry):
     changed: bool = Field(description="False where it was in force already.")
 
 
+class IncrementRequest(BaseModel):
+    """What to materialise: all that is not materialised and begins by `end_ts`."""
+
+    end_ts: str = Field(description="ISO 8601; UTC if it names no zone.")
+    feature_views: list[str] | None = Field(None, description="All, if left out.")
+    version: str | int | None = Field(None, description="To be sure of the version that is made.")
+
+
+class MaterializeRequest(BaseModel):
+    """What to materialise: the partitions that have a moment of the window, its ends included."""
+
+    start_ts: str | None = Field(None, description="ISO 8601; UTC if it names no zone.")
+    end_ts: str | None = Field(None, description="As well.")
+    feature_views: list[str] | None = Field(None, description="All, if left out.")
+    disable_event_timestamp: bool = Field(False, description="Every partition there is, whatever its time.")
+    version: str | int | None = Field(None, description="To be sure of the version that is made.")
+
+
+class MaterializeRun(BaseModel):
+    """What Dagster has started for one view."""
+
+    feature_view: str
+    kind: str = Field(description="`run` or `backfill`.")
+    id: str
+
+
+class Materialized(BaseModel):
+    """What was started. A view with nothing to do has no run."""
+
+    status: str = Field(description="`succeeded`, or `accepted` while it goes on.")
+    feature_views: list[str]
+    runs: list[MaterializeRun]
+
+
 class RegistryObject(BaseModel):
     """An object as Feast's registry server describes it: most have `spec` and `meta`, sources and features do not."""
 
@@ -466,6 +500,7 @@ _REFUSALS: Final = {
     413: "The body is too large.",
     415: "The body is of a kind that is not read here.",
     422: "The question cannot be answered as it was asked.",
+    424: "What it depends on failed.",
     428: "Say what you take to be in force.",
     429: "Too many requests at once.",
     500: "The server failed.",

@@ -8,6 +8,7 @@ import re
 import traceback
 from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 import orjson
@@ -59,7 +60,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 class Problem(Exception):
     """A request is refused. `kind` is the stable name of the reason, `close` ends the connection as well, and
-    `challenge` is what RFC 6750 has to say to who brought no token or one that does not do.
+    `challenge` is what RFC 6750 has to say to who brought no token or one that does not do; `more` are members of its own.
     """
 
     def __init__(
@@ -72,10 +73,11 @@ class Problem(Exception):
         headers: Mapping[str, str] | None = None,
         challenge: str | None = None,
         close: bool = False,
+        more: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         super().__init__(detail)
         self.status, self.kind, self.detail, self.pointer = status, kind, detail, pointer
-        self.headers, self.challenge = dict(headers or {}), challenge
+        self.headers, self.challenge, self._more = dict(headers or {}), challenge, more
         if close:
             # What is left of the body is not read.
             self.headers["connection"] = "close"
@@ -83,6 +85,7 @@ class Problem(Exception):
     def document(self, request_id: str) -> bytes:
         """The problem document."""
         found: dict[str, object] = {
+            **self._more,
             "type": f"urn:feature-assets:problem:{self.kind}",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
