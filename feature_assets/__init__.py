@@ -33,6 +33,7 @@ from feature_assets.errors import (
     UnknownFeature,
     UnknownName,
     UnknownService,
+    UnknownSource,
     UnknownTrainingSet,
     UnknownView,
     WrongType,
@@ -45,14 +46,25 @@ if TYPE_CHECKING:
         FeatureService,
         FeatureView,
         OnDemandFeatureView,
+        StreamFeatureView,
         feature_definitions,
         feature_view,
         on_demand_feature_view,
+        stream_feature_view,
     )
     from feature_assets.checks import AllowedValues, Expression, Fresh, InRange, NotNull, RowCount, Unique
     from feature_assets.config import Settings
     from feature_assets.lookup import OnlineResponse
-    from feature_assets.spec import DeltaSource, Entity, Field, FileSource, RequestSource, SqlSource, ViewProjection
+    from feature_assets.spec import (
+        DeltaSource,
+        Entity,
+        Field,
+        FileSource,
+        PushSource,
+        RequestSource,
+        SqlSource,
+        ViewProjection,
+    )
     from feature_assets.store import FeatureStore
     from feature_assets.training import TrainingSet
     from feature_assets.types import (
@@ -118,6 +130,7 @@ __all__ = [
     "OnlineResponse",
     "Principal",
     "PublicationConflict",
+    "PushSource",
     "RegistryConflict",
     "RegistryError",
     "RegistryUnreadable",
@@ -130,6 +143,7 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "StoreUnsafe",
+    "StreamFeatureView",
     "String",
     "Struct",
     "TableMissing",
@@ -141,6 +155,7 @@ __all__ = [
     "UnknownFeature",
     "UnknownName",
     "UnknownService",
+    "UnknownSource",
     "UnknownTrainingSet",
     "UnknownView",
     "Vector",
@@ -149,6 +164,7 @@ __all__ = [
     "feature_definitions",
     "feature_view",
     "on_demand_feature_view",
+    "stream_feature_view",
 ]
 
 _ON_FIRST_TOUCH = {
@@ -181,10 +197,12 @@ _ON_FIRST_TOUCH = {
     "OnDemandFeatureView": "feature_assets.assets",
     "OnlineResponse": "feature_assets.lookup",
     "Principal": "feature_assets.access",
+    "PushSource": "feature_assets.spec",
     "RequestSource": "feature_assets.spec",
     "RowCount": "feature_assets.checks",
     "Settings": "feature_assets.config",
     "SqlSource": "feature_assets.spec",
+    "StreamFeatureView": "feature_assets.assets",
     "String": "feature_assets.types",
     "Struct": "feature_assets.types",
     "Timestamp": "feature_assets.types",
@@ -196,6 +214,7 @@ _ON_FIRST_TOUCH = {
     "feature_definitions": "feature_assets.assets",
     "feature_view": "feature_assets.assets",
     "on_demand_feature_view": "feature_assets.assets",
+    "stream_feature_view": "feature_assets.assets",
 }
 
 

@@ -13,6 +13,7 @@
     │   ├── UnknownView
     │   ├── UnknownFeature
     │   ├── UnknownService
+    │   ├── UnknownSource
     │   └── UnknownTrainingSet
     ├── StoreError              a store did not do what was asked              (OSError)
     │   ├── StoreUnavailable    it cannot be reached or opened
@@ -132,6 +133,12 @@ class UnknownService(UnknownName):
             f"'{name}' is a view and no feature service. Ask for '{name}:*', or for some of it, as in "
             f"'{name}:{features[0]}'."
         )
+
+
+class UnknownSource(UnknownName):
+    @classmethod
+    def among(cls, name: str, known: Sequence[str]) -> Self:
+        return cls(f"There is no push source '{name}' in the published registry. {hint(name, known, 'push sources')}")
 
 
 class UnknownTrainingSet(UnknownName):

@@ -34,7 +34,7 @@ def import_path(function: Callable[..., Any]) -> str:
         why = "stands in a script or notebook, which a server cannot import. Move it into a module"
     else:
         return f"{function.__module__}:{name}"
-    raise DeclarationError(f"On-demand function '{name}' {why}, or write the features as Polars expressions.")
+    raise DeclarationError(f"Function '{name}' {why}, or write the features as Polars expressions.")
 
 
 def function_digest(function: Callable[..., Any]) -> str:

@@ -23,7 +23,7 @@ from feature_assets.errors import (
     StoreUnavailable,
 )
 from feature_assets.offline import scan_table
-from feature_assets.spec import AnySource, DeltaSource, FileSource, SqlSource
+from feature_assets.spec import BatchSource, DeltaSource, FileSource, SqlSource
 
 Window = tuple[datetime, datetime]
 
@@ -40,7 +40,7 @@ _WITH_OFFSET = tuple(f"{shape}%#z" for shape in _WITHOUT)
 
 
 def read_source(
-    source: AnySource, window: Window | None = None, *, storage_options: Mapping[str, str] | None = None
+    source: BatchSource, window: Window | None = None, *, storage_options: Mapping[str, str] | None = None
 ) -> pl.LazyFrame:
     """The rows of a source, its columns renamed by `field_mapping`.
 
@@ -62,7 +62,7 @@ def read_source(
     return rows.rename(source.field_mapping)
 
 
-def _opened(source: AnySource, window: Window | None, options: dict[str, str]) -> pl.LazyFrame:
+def _opened(source: BatchSource, window: Window | None, options: dict[str, str]) -> pl.LazyFrame:
     if isinstance(source, FileSource):
         return _files(source, options)
     if isinstance(source, DeltaSource):
@@ -75,7 +75,7 @@ def _opened(source: AnySource, window: Window | None, options: dict[str, str]) -
     return _query(source, window).lazy()
 
 
-def _named(source: AnySource) -> str:
+def _named(source: BatchSource) -> str:
     return f"{type(source).__name__} '{source.name}'"
 
 
@@ -117,7 +117,7 @@ def scan_csv(path: str, options: dict[str, str], texts: Mapping[str, pl.DataType
     return pl.scan_csv(path, try_parse_dates=True, schema_overrides=given | odd, storage_options=options or None)
 
 
-def _read(source: AnySource, window: Window | None, options: dict[str, str]) -> tuple[pl.LazyFrame, pl.Schema]:
+def _read(source: BatchSource, window: Window | None, options: dict[str, str]) -> tuple[pl.LazyFrame, pl.Schema]:
     try:
         # A CSV file is looked for already when it is opened.
         rows = _opened(source, window, options)
@@ -137,7 +137,7 @@ def _read(source: AnySource, window: Window | None, options: dict[str, str]) -> 
         ) from error
 
 
-def _check_columns(source: AnySource, schema: pl.Schema) -> None:
+def _check_columns(source: BatchSource, schema: pl.Schema) -> None:
     named = [*source.field_mapping, *([source.timestamp_field] if source.timestamp_field is not None else [])]
     for name in named:
         if name not in schema:
@@ -153,7 +153,7 @@ def _check_columns(source: AnySource, schema: pl.Schema) -> None:
             )
 
 
-def _cut(source: AnySource, rows: pl.LazyFrame, dtype: pl.DataType, window: Window | None) -> pl.LazyFrame:
+def _cut(source: BatchSource, rows: pl.LazyFrame, dtype: pl.DataType, window: Window | None) -> pl.LazyFrame:
     name = source.timestamp_field or ""
     if window is not None and isinstance(dtype, pl.Datetime):
         # In the column's own type, so that the filter reaches the statistics of the files.
@@ -177,7 +177,7 @@ def _aware(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def _as_utc(source: AnySource, name: str, dtype: pl.DataType) -> pl.Expr:
+def _as_utc(source: BatchSource, name: str, dtype: pl.DataType) -> pl.Expr:
     column = pl.col(name)
     if isinstance(dtype, pl.Datetime):
         return column.dt.replace_time_zone("UTC") if dtype.time_zone is None else column.dt.convert_time_zone("UTC")
@@ -193,7 +193,7 @@ def _as_utc(source: AnySource, name: str, dtype: pl.DataType) -> pl.Expr:
     )
 
 
-def _parsed(source: AnySource, texts: pl.Series) -> pl.Series:
+def _parsed(source: BatchSource, texts: pl.Series) -> pl.Series:
     """ISO 8601 in any of its usual shapes; a file may mix them, as Python's isoformat does."""
     column = pl.col(texts.name)
     readings = [column.str.to_datetime(shape, time_unit="us", time_zone="UTC", strict=False) for shape in _WITH_OFFSET]

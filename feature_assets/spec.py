@@ -16,7 +16,7 @@ from feature_assets.checks import AnyCheck
 from feature_assets.declared import Declared
 from feature_assets.errors import DeclarationError, WrongType
 from feature_assets.policies import ON_DEMAND_ACTS, checked_access, checked_row_filter
-from feature_assets.types import FeatureType, Timestamp, parse_type
+from feature_assets.types import FeatureType, String, Timestamp, parse_type
 
 PUBLICATION = "__publication"
 """The column that every stored row carries: the publication that wrote it; a later one is greater."""
@@ -220,7 +220,46 @@ class SqlSource(_Source, frozen=True, kw_only=True, tag="sql"):
             )
 
 
-AnySource = FileSource | DeltaSource | SqlSource
+BatchSource = FileSource | DeltaSource | SqlSource
+"""What an asset function reads."""
+
+
+class PushSource(_Source, frozen=True, kw_only=True, tag="push"):
+    """Rows that their producers push: from Python, over HTTP or from the command line.
+
+    `schema` are the fields of a pushed row; left out, they are the columns of the views that take its rows, which is all
+    there can be where a view transforms them. `event_id` is a field with an id by which a row that comes again is known.
+    What a row has beyond that is refused, or with `unknown_fields="drop"` dropped. `batch_source` holds the same rows for
+    the batch side.
+    """
+
+    schema: tuple[Field, ...] = ()
+    event_id: str | None = None
+    unknown_fields: Literal["refuse", "drop"] = "refuse"
+    batch_source: BatchSource | None = None
+
+    def __post_init__(self) -> None:
+        _Source.__post_init__(self)
+        place = f"PushSource '{self.name}'"
+        if self.timestamp_field is not None:
+            raise DeclarationError(
+                f"{place}: nothing cuts pushed rows to a window, so timestamp_field= says nothing. Leave it out, or give it "
+                "to batch_source."
+            )
+        _check_distinct((field.name for field in self.schema), place, "field")
+        if self.event_id is not None:
+            _check_name(f"{place}: event_id", self.event_id)
+            types = {field.name: field.type for field in self.schema}
+            if types.get(self.event_id, String) != String:
+                raise DeclarationError(
+                    f"{place}: the event id '{self.event_id}' is a {types[self.event_id]}; declare a String."
+                )
+
+
+StreamSource = PushSource
+"""What rows come from by themselves."""
+
+AnySource = BatchSource | StreamSource
 
 
 class RequestSource(Spec, frozen=True):
@@ -291,13 +330,38 @@ class _Described(Spec, frozen=True, kw_only=True):
     deprecated: str | None = None
 
 
+class Expressions(Spec, frozen=True, tag="expressions"):
+    """A transformation as data: for each feature the Polars expression that computes it."""
+
+    features: dict[str, str]
+
+
+class Function(Spec, frozen=True, tag="function"):
+    """A transformation as code that lies elsewhere.
+
+    `path` is "package.module:function" and `digest` the SHA-256 of its source. Mode `frame` maps a Polars frame to
+    one with the features, for an on-demand view row for row; mode `row` maps a dict to a dict.
+    """
+
+    path: str
+    digest: str
+    mode: Literal["frame", "row"] = "frame"
+
+
+class Stream(Spec, frozen=True):
+    """The stream side of a view: the source whose rows it takes, and what makes the view's rows of them."""
+
+    source: str
+    transform: Expressions | Function | None = None
+
+
 class ViewSpec(_Described, frozen=True, kw_only=True):
     """A feature view: a named, versioned group of features of one set of entities.
 
     `partitions` maps each dimension to what divides it; a view with one dimension calls it "partition". `upstream`
     holds the keys of the assets that it is made from, `max_future` how far an event timestamp may lie ahead of the
-    clock. `access` says which principals may do what (None: scopes alone decide), `row_filter` which claim a join key has
-    to equal.
+    clock, `stream` what rows it takes beside those that its asset makes. `access` says which principals may do what (None:
+    scopes alone decide), `row_filter` which claim a join key has to equal.
     """
 
     KIND: ClassVar[str] = "View"
@@ -315,6 +379,7 @@ class ViewSpec(_Described, frozen=True, kw_only=True):
     max_future: timedelta = timedelta(minutes=5)
     access: dict[str, tuple[str, ...]] | None = None
     row_filter: dict[str, str] = {}
+    stream: Stream | None = None
     asset_key: tuple[str, ...] = ()
     code_version: str = ""
 
@@ -389,24 +454,6 @@ class ViewSpec(_Described, frozen=True, kw_only=True):
 
     def field(self, name: str) -> Field | None:
         return next((field for field in self.features if field.name == name), None)
-
-
-class Expressions(Spec, frozen=True, tag="expressions"):
-    """An on-demand transformation as data: for each feature the Polars expression that computes it."""
-
-    features: dict[str, str]
-
-
-class Function(Spec, frozen=True, tag="function"):
-    """An on-demand transformation as code that lies elsewhere.
-
-    `path` is "package.module:function" and `digest` the SHA-256 of its source. Mode `frame` maps a Polars frame to
-    one with the features, row for row; mode `row` maps a dict to a dict.
-    """
-
-    path: str
-    digest: str
-    mode: Literal["frame", "row"] = "frame"
 
 
 class OnDemandViewSpec(_Described, frozen=True, kw_only=True):

@@ -5,14 +5,17 @@ from feature_assets.assets.feature_view import FeatureView, feature_view
 from feature_assets.assets.metadata import registry_from_graph
 from feature_assets.assets.operations import feature_definitions
 from feature_assets.assets.resources import FeatureAssets
+from feature_assets.assets.stream_view import StreamFeatureView, stream_feature_view
 
 __all__ = [
     "FeatureAssets",
     "FeatureService",
     "FeatureView",
     "OnDemandFeatureView",
+    "StreamFeatureView",
     "feature_definitions",
     "feature_view",
     "on_demand_feature_view",
     "registry_from_graph",
+    "stream_feature_view",
 ]

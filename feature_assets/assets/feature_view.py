@@ -31,7 +31,7 @@ from feature_assets.errors import DeclarationError, FeatureAssetsError, Publicat
 from feature_assets.publication import publish
 from feature_assets.spec import (
     LONGEST,
-    AnySource,
+    BatchSource,
     DeltaSource,
     Entity,
     Field,
@@ -63,7 +63,7 @@ class FeatureView(dg.AssetsDefinition):
     @classmethod
     def from_source(
         cls,
-        source: AnySource,
+        source: BatchSource,
         *,
         name: str | None = None,
         transform: Callable[[pl.LazyFrame], pl.LazyFrame] | None = None,
@@ -73,16 +73,7 @@ class FeatureView(dg.AssetsDefinition):
 
         if not isinstance(source, FileSource | DeltaSource | SqlSource):
             raise DeclarationError(f"from_source() takes a FileSource, DeltaSource or SqlSource, not {source!r}.")
-
-        def rows(source: pl.LazyFrame) -> Any:
-            return transform(source) if transform else source
-
-        rows.__name__ = rows.__qualname__ = name or source.name
-        rows.__doc__ = (transform.__doc__ if transform else None) or source.description
-        # What tells such views apart is the source and the transformation; around them they are all the same.
-        rows.transform = transform  # type: ignore[attr-defined]
-        # Columns that are passed on as they are have a lineage that is known.
-        rows.passes_on = None if transform else source  # type: ignore[attr-defined]
+        rows = passing_on(source, transform, name or source.name)
         return feature_view(name=name or f"{source.name}_view", sources={"source": source}, **declaration)(rows)
 
     @property
@@ -112,6 +103,23 @@ class FeatureView(dg.AssetsDefinition):
         return Projection.of(self).with_join_key_map(join_key_map)
 
 
+def passing_on(
+    source: BatchSource, transform: Callable[[pl.LazyFrame], pl.LazyFrame] | None, name: str
+) -> Callable[[pl.LazyFrame], Any]:
+    """An asset function that returns the rows of a source, as they are or transformed."""
+
+    def rows(source: pl.LazyFrame) -> Any:
+        return transform(source) if transform else source
+
+    rows.__name__ = rows.__qualname__ = name
+    rows.__doc__ = (transform.__doc__ if transform else None) or source.description
+    # What tells such views apart is the source and the transformation; around them they are all the same.
+    rows.transform = transform  # type: ignore[attr-defined]
+    # Columns that are passed on as they are have a lineage that is known.
+    rows.passes_on = None if transform else source  # type: ignore[attr-defined]
+    return rows
+
+
 _TAKEN_OVER = {
     "check_specs": (
         "Its function returns rows and no check results, so they would stay without any: declare them with checks=, or "
@@ -135,7 +143,7 @@ def feature_view(
     name: str | None = None,
     version: int = 1,
     online: bool = True,
-    sources: Mapping[str, AnySource] | None = None,
+    sources: Mapping[str, BatchSource] | None = None,
     lookback: timedelta | Mapping[str, timedelta] | None = None,
     checks: Sequence[AnyCheck] = (),
     max_future: timedelta = timedelta(minutes=5),
@@ -209,7 +217,7 @@ def feature_view(
         }
         spec = ViewSpec(**declaration)
         check_types(spec.checks, pl.Schema({one: of.polars for one, of in spec.types.items()}))
-        outside: dict[str, AnySource] = taken(place, "sources", sources or {}, dict[str, AnySource])
+        outside: dict[str, BatchSource] = taken(place, "sources", sources or {}, dict[str, BatchSource])
         wrapped = AssetFunction.of(function, place)
         # Who may see the rows changes nothing in them: a policy that changes makes no partition stale.
         version_of = taken(place, "code_version", code_version, str | None) or _code_version(function, spec, outside)
@@ -220,7 +228,7 @@ def feature_view(
     return declare
 
 
-def _code_version(function: Callable[..., Any], spec: ViewSpec, sources: Mapping[str, AnySource]) -> str:
+def _code_version(function: Callable[..., Any], spec: ViewSpec, sources: Mapping[str, BatchSource]) -> str:
     text = _source_of(getattr(function, "transform", None) or function) + digest(spec)
     if sources:
         text += digest(dict(sources))
@@ -239,7 +247,7 @@ def _asset(
     spec: ViewSpec,
     function: AssetFunction,
     partitions_def: dg.PartitionsDefinition | None,
-    sources: Mapping[str, AnySource],
+    sources: Mapping[str, BatchSource],
     lookback: timedelta | Mapping[str, timedelta] | None,
     backfill_policy: dg.BackfillPolicy | None,
     asset: dict[str, Any],
@@ -284,7 +292,7 @@ def _inputs(
     spec: ViewSpec,
     key: dg.AssetKey,
     function: AssetFunction,
-    sources: Mapping[str, AnySource],
+    sources: Mapping[str, BatchSource],
     lookback: timedelta | Mapping[str, timedelta] | None,
     given: Mapping[str, Any],
 ) -> dict[str, dg.AssetIn]:

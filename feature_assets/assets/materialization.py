@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from feature_assets.publication import Publication
-from feature_assets.spec import AnySource, ViewSpec
+from feature_assets.spec import BatchSource, ViewSpec
 
 _DATA_VERSION = "dagster/data_version"
 _INPUTS = ("dagster/input_data_version/", "dagster/input_event_pointer/")
@@ -45,7 +45,7 @@ def definition_metadata(spec: ViewSpec) -> dict[str, Any]:
     return metadata
 
 
-def column_lineage(spec: ViewSpec, source: AnySource | None) -> dict[str, Any]:
+def column_lineage(spec: ViewSpec, source: BatchSource | None) -> dict[str, Any]:
     """Which column of a source each column comes from, for a view that passes them on; nothing where that is not known."""
     if source is None:
         return {}

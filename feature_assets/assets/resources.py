@@ -20,7 +20,7 @@ from feature_assets.online import open_online_store
 from feature_assets.online.protocol import OnlineStore
 from feature_assets.registry import RegistryStore
 from feature_assets.sources import read_source
-from feature_assets.spec import UNPARTITIONED, AnySource, ViewSpec, convert
+from feature_assets.spec import UNPARTITIONED, BatchSource, ViewSpec, convert
 
 RESOURCE = "feature_assets"
 """The key of the resource and IO manager that every view needs."""
@@ -105,7 +105,7 @@ class FeatureAssets(dg.ConfigurableIOManager):
         if start is not None:
             start -= timedelta(seconds=_number(metadata.get(LOOKBACK)))
         if SOURCE in metadata:
-            source: AnySource = convert(_plain(metadata[SOURCE]), AnySource)  # type: ignore[arg-type]
+            source: BatchSource = convert(_plain(metadata[SOURCE]), BatchSource)  # type: ignore[arg-type]
             window = (start, end) if start is not None and end is not None else None
             return read_source(source, window, storage_options=self.settings().storage())
         upstream = context.upstream_output.definition_metadata if context.upstream_output else {}

@@ -14,7 +14,7 @@ from feature_assets.historical.spine import Frame
 from feature_assets.offline import OfflineStore, scan_table
 from feature_assets.registry import Registry
 from feature_assets.sources import read_source, scan_csv
-from feature_assets.spec import PARTITION, PUBLICATION, DeltaSource, FileSource, SqlSource
+from feature_assets.spec import PARTITION, PUBLICATION, BatchSource, DeltaSource, FileSource, SqlSource
 from feature_assets.types import FeatureType
 
 _SQL: Final = re.compile(r"\s*(select|with)\s", re.IGNORECASE)
@@ -105,8 +105,9 @@ def published(registry: Registry, offline: OfflineStore) -> Callable[[str], pl.L
     def named(name: str) -> pl.LazyFrame | None:
         if name in registry.views:
             return offline.scan(registry.views[name]).drop(PUBLICATION, PARTITION)
-        if name in registry.sources:
-            return read_source(registry.sources[name], storage_options=offline.storage_options)
+        source = registry.sources.get(name)
+        if isinstance(source, BatchSource):
+            return read_source(source, storage_options=offline.storage_options)
         return None
 
     return named

@@ -15,6 +15,7 @@ from feature_assets.spec import (
     RequestSource,
     ServiceSpec,
     Spec,
+    StreamSource,
     ViewProjection,
     ViewSpec,
 )
@@ -221,9 +222,16 @@ def _making_changed(old: ViewSpec, new: ViewSpec) -> Iterator[Change]:
         gone, come = _difference([check.label for check in old.checks], [check.label for check in new.checks])
         detail = f"checks {_signed(come, gone)}" if come or gone else "bounds of checks"
         yield change(detail, "the next materialisation is held to them; stored rows are not looked at again")
+    if old.stream != new.stream:
+        yield change(_stream_changed(old, new), "rows that come from now on are taken so; stored rows stay")
     if old.max_future != new.max_future:
         detail = f"max_future {_span(old.max_future)} → {_span(new.max_future)}"
         yield change(detail, "the next materialisation is held to it")
+
+
+def _stream_changed(old: ViewSpec, new: ViewSpec) -> str:
+    before, after = (view.stream.source if view.stream else "none" for view in (old, new))
+    return "transform of its stream" if before == after else f"stream {before} → {after}"
 
 
 def _versions_forgotten(old: Registry, new: Registry) -> Iterator[Change]:
@@ -315,16 +323,23 @@ def _service_changed(old: ServiceSpec, new: ServiceSpec) -> Iterator[Change]:
 
 
 def _source_added(source: AnySource) -> Change:
-    return Change("added", "source", source.name, _type(source), "read by the next materialisation that needs it")
+    meaning = "read by the next materialisation that needs it"
+    if isinstance(source, StreamSource):
+        meaning = "rows are taken from now on"
+    return Change("added", "source", source.name, _type(source), meaning)
 
 
 def _source_removed(source: AnySource) -> Change:
-    return Change("removed", "source", source.name, _type(source), "no longer read; stored rows stay")
+    stream = isinstance(source, StreamSource)
+    meaning = "its rows are refused from now on; stored rows stay" if stream else "no longer read; stored rows stay"
+    return Change("removed", "source", source.name, _type(source), meaning, breaking=stream)
 
 
 def _source_changed(old: AnySource, new: AnySource) -> Iterator[Change]:
     change = partial(Change, "changed", "source", new.name)
     meaning = "the next materialisation reads it so; stored rows stay"
+    if isinstance(new, StreamSource):
+        meaning = "rows that come from now on are taken so; stored rows stay"
     if type(old) is not type(new):
         yield change(f"{_type(old)} → {_type(new)}", meaning)
         return

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 from feature_assets.errors import DeclarationError, RequestError, UnknownName
+from feature_assets.intake import check_stream, fields_of
 from feature_assets.references import ReadPlan, resolve
 from feature_assets.registry.snapshot import Registry
-from feature_assets.spec import Entity, ViewProjection
+from feature_assets.spec import Entity, StreamSource, ViewProjection, ViewSpec
 from feature_assets.transformations import check_declaration
 
 
@@ -18,6 +19,8 @@ def check_registry(registry: Registry) -> None:
     _check_names(registry)
     _check_versions(registry)
     _check_entities(registry)
+    for each in registry.views.values():
+        _check_stream(registry, each)
     for name, view in registry.on_demand.items():
         plan = _check_resolves(registry, f"On-demand view '{name}'", [ViewProjection(name)], "view", name)
         types, read = plan.types(), next(one for one in plan.on_demand if one.name == name)
@@ -59,6 +62,21 @@ def _check_entities(registry: Registry) -> None:
                     f"Entity '{entity.name}' is found by {_keys(other)} in view '{other_view}' and by {_keys(entity)} in "
                     f"view '{view.name}'. Use one Entity object in both, or rename one."
                 )
+
+
+def _check_stream(registry: Registry, view: ViewSpec) -> None:
+    if view.stream is None:
+        return
+    source = registry.sources.get(view.stream.source)
+    if source is None and not registry.owners:
+        return  # a part of a registry, which somebody looks at before it is published
+    if not isinstance(source, StreamSource):
+        raise DeclarationError(
+            f"View '{view.name}' takes the rows of '{view.stream.source}', which is no source of a stream in this registry. "
+            "Declare a PushSource of that name."
+        )
+    check_stream(view, source)
+    fields_of(source, registry.fed_by(source.name))
 
 
 def _keys(entity: Entity) -> str:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, Self, TypeAlias
 
 import msgspec
 
-from feature_assets.errors import DeclarationError, RegistryUnreadable, UnknownService, UnknownView
+from feature_assets.errors import DeclarationError, RegistryUnreadable, UnknownService, UnknownSource, UnknownView
 from feature_assets.spec import (
     AnySource,
     Entity,
@@ -15,6 +15,7 @@ from feature_assets.spec import (
     OnDemandViewSpec,
     ServiceSpec,
     Spec,
+    StreamSource,
     ViewSpec,
     canonical_json,
     from_json,
@@ -108,6 +109,23 @@ class Registry(Spec, frozen=True, kw_only=True, omit_defaults=False, dict=True):
         """All views in all versions: what may have tables."""
         yield from self.views.values()
         yield from self.superseded.values()
+
+    def fed_by(self, source: str) -> tuple[ViewSpec, ...]:
+        """The current views that take the rows of a stream's source, by name."""
+        views = sorted(self.views.values(), key=lambda view: view.name)
+        return tuple(view for view in views if view.stream is not None and view.stream.source == source)
+
+    def stream_source(self, name: str) -> StreamSource:
+        """The source of a stream.
+
+        Raises:
+            UnknownSource: there is none of that name.
+        """
+        found = self.sources.get(name)
+        if not isinstance(found, StreamSource):
+            known = [one.name for one in self.sources.values() if isinstance(one, StreamSource)]
+            raise UnknownSource.among(name, known)
+        return found
 
     def service(self, name: str) -> ServiceSpec:
         """The feature service.

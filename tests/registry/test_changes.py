@@ -15,6 +15,7 @@ from feature_assets.spec import (
     Field,
     RequestSource,
     StaticPartitions,
+    Stream,
     ViewProjection,
 )
 from feature_assets.types import Float64, Int64, String
@@ -337,6 +338,7 @@ def test_every_difference_is_told() -> None:
         "max_future": timedelta(0),
         "access": {"read": ["role:x"]},
         "row_filter": {"origin": "airport"},
+        "stream": Stream("clicks"),
         "asset_key": ("x",),
         "code_version": "x",
     }
