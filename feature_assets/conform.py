@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from feature_assets.casting import NotCastable, lossless
+from feature_assets.duplicates import superseded, without
 from feature_assets.errors import ContractBroken, StoreFull
 from feature_assets.spec import PARTITION, UNPARTITIONED, ViewSpec
 
@@ -133,13 +134,11 @@ def _conform(
         if count := summary[f"rule{position}"]:
             raise ContractBroken(_message(view, place, rule, both, count, summary["rows"]))
     ordered = both.select(*view.columns, PARTITION)
-    duplicates = summary["rows"] - summary["distinct"]
-    if duplicates:
-        ordered = ordered.unique(subset=_identity(view), keep="last", maintain_order=True)
+    duplicates = superseded(ordered, _identity(view), summary["rows"])
     return Conformed(
-        rows=ordered,
-        count=summary["distinct"],
-        duplicates=duplicates,
+        rows=without(ordered, duplicates),
+        count=summary["rows"] - duplicates.height,
+        duplicates=duplicates.height,
         dropped=dropped,
         first_event=summary["first"],
         last_event=summary["last"],
@@ -260,10 +259,8 @@ def _identity(view: ViewSpec) -> list[str]:
 def _summarise(view: ViewSpec, rows: pl.LazyFrame, rules: Sequence[_Rule]) -> dict[str, Any]:
     """Everything that is counted, in one pass over the rows."""
     event = pl.col(view.event_timestamp)
-    identity = _identity(view)
     counts = rows.select(
         pl.len().alias("rows"),
-        (pl.struct(identity) if len(identity) > 1 else pl.col(identity[0])).n_unique().alias("distinct"),
         event.min().alias("first"),
         event.max().alias("last"),
         *(pl.col(one.name).null_count().alias(f"null_{one.name}") for one in view.features),

@@ -24,6 +24,7 @@ from feature_assets.online.protocol import AppliedPublication, Metered, OnlineSt
 from feature_assets.settlement import (
     journal_entry,
     key_frame,
+    latest_rows,
     latest_tokens,
     no_rows,
     order,
@@ -32,7 +33,7 @@ from feature_assets.settlement import (
     settle,
     taken_back,
 )
-from feature_assets.shapes import shapes
+from feature_assets.shapes import Shape, shapes
 from feature_assets.spec import PARTITION, PUBLICATION, SEQUENCE, ViewSpec
 from feature_assets.types import FeatureType, ListType, MapType, StructType, VectorType
 
@@ -43,11 +44,12 @@ log = logging.getLogger(__name__)
 class Publication:
     """What one publication did.
 
-    `number` orders it among all publications of the view version. `rows_by_partition` and `data_versions` have every
-    partition, those without rows too; a data version is a digest of the rows, whatever their order. `keys` counts
-    distinct join keys; `written`, `kept` and `retracted` count online rows. `shapes` has a histogram of each numeric
-    feature as text. `units` are the read and write units that the online store consumed, where it has a price; beside
-    other publications in the same process theirs are among them. Times are UTC; `seconds` is wall time by step.
+    `number` orders it among all publications of the view version. `total` counts the rows that the view has now in all
+    partitions. `rows_by_partition` and `data_versions` have every partition, those without rows too; a data version is
+    a digest of the rows, whatever their order. `keys` counts distinct join keys; `written`, `kept` and `retracted` count
+    online rows. `shapes` has a histogram of each numeric feature. `units` are the read and write units that the online
+    store consumed, where it has a price; beside other publications in the same process theirs are among them. Times are
+    UTC; `seconds` is wall time by step.
     """
 
     view: str
@@ -56,6 +58,7 @@ class Publication:
     number: int
     delta_version: int
     rows: int
+    total: int
     duplicates: int
     dropped: tuple[str, ...]
     first_event: datetime | None
@@ -64,7 +67,7 @@ class Publication:
     rows_by_partition: Mapping[str, int]
     data_versions: Mapping[str, str]
     checks: tuple[CheckResult, ...]
-    shapes: Mapping[str, str]
+    shapes: Mapping[str, Shape]
     keys: int = 0
     written: int = 0
     kept: int = 0
@@ -128,7 +131,9 @@ def publish(
         publication = _described(view, rows, keys, commit, results)
         clock.lap("describe")
         if online is not None and view.online:
-            latest = latest_rows(view, rows.rows).with_columns(pl.lit(commit.publication, pl.Int64).alias(PUBLICATION))
+            latest = latest_rows(view, rows.rows.select(view.columns)).with_columns(
+                pl.lit(commit.publication, pl.Int64).alias(PUBLICATION)
+            )
             publication = _to_online(publication, view, latest, commit, offline, online)
             clock.lap("online")
     log.info(
@@ -199,6 +204,7 @@ def _described(
         number=commit.publication,
         delta_version=commit.version,
         rows=rows.count,
+        total=commit.total,
         duplicates=rows.duplicates,
         dropped=rows.dropped,
         first_event=rows.first_event,
@@ -207,7 +213,7 @@ def _described(
         rows_by_partition={key: digests[key]["rows"] if key in digests else 0 for key in partitions},
         data_versions={key: _data_version(digests.get(key)) for key in partitions},
         checks=results,
-        shapes=shapes(view, rows.rows),
+        shapes=shapes(view, rows.rows, rows.count),
     )
 
 
@@ -239,18 +245,6 @@ def _digests(view: ViewSpec, rows: pl.LazyFrame) -> pl.DataFrame:
 
 def _texts(of: FeatureType) -> Callable[[pl.Series], pl.Series]:
     return lambda series: pl.Series(series.name, of.to_sqlite(series), dtype=pl.String)
-
-
-def latest_rows(view: ViewSpec, rows: pl.LazyFrame, *, more: Sequence[str] = ()) -> pl.DataFrame:
-    """The latest row of each key among conformed rows.
-
-    `more` are columns that come along, and decide where rows have one key and one time.
-    """
-    keys = list(view.join_keys)
-    ordered = rows.select(*view.columns, *more).sort([*order(view), *more], maintain_order=False)
-    if not keys:
-        return ordered.tail(1).collect(engine="streaming")
-    return ordered.unique(subset=keys, keep="last", maintain_order=False).collect(engine="streaming")
 
 
 def _to_online(
@@ -333,7 +327,7 @@ def append(
         # What an earlier attempt has put into Delta may have been taken back since.
         late = found.recovered.filter(pl.col(SEQUENCE) > seen.get(entry, 0))
         retracted = 0 if late.is_empty() else settle(view, _keys_of(view, late), offline, online)
-        latest = latest_rows(view, found.fresh.lazy(), more=(PUBLICATION,))
+        latest = latest_rows(view, found.fresh.lazy().select(*view.columns, PUBLICATION), more=(PUBLICATION,))
         applied = AppliedPublication(
             publication=int(rows[SEQUENCE].max() or 0),  # type: ignore[arg-type]
             delta_version=commit.version if commit else offline.version(view),

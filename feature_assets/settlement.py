@@ -105,9 +105,22 @@ def _keyed(view: ViewSpec, rows: pl.DataFrame) -> pl.DataFrame:
 
 def latest_tokens(view: ViewSpec, rows: pl.LazyFrame) -> pl.DataFrame:
     """Join keys, event and created time of the latest row of each key."""
-    tokens = rows.select(*view.join_keys, *_times(view)).sort(order(view))
-    newest = tokens.unique(subset=list(view.join_keys), keep="last") if view.join_keys else tokens.tail(1)
-    return newest.collect(engine="streaming")
+    return latest_rows(view, rows.select(*view.join_keys, *_times(view)))
+
+
+def latest_rows(view: ViewSpec, rows: pl.LazyFrame, *, more: Sequence[str] = ()) -> pl.DataFrame:
+    """The latest row of each key, in memory that grows with the keys and not with the rows.
+
+    Args:
+        rows: join keys, times and whatever else.
+        more: columns that decide where rows have one key and the same times.
+    """
+    keys, event = list(view.join_keys), view.event_timestamp
+    # Two passes that stream. To sort first and keep the last of each key would hold all rows at once.
+    newest = rows.group_by(keys).agg(pl.col(event).max()) if keys else rows.select(pl.col(event).max())
+    candidates = rows.join(newest.collect(engine="streaming").lazy(), on=[*keys, event], how="semi")
+    ordered = candidates.collect(engine="streaming").sort([*order(view), *more])
+    return ordered.unique(subset=keys, keep="last", maintain_order=False) if keys else ordered.tail(1)
 
 
 def taken_back(view: ViewSpec, before: pl.DataFrame, latest: pl.DataFrame) -> pl.DataFrame:

@@ -100,7 +100,7 @@ def _materialise(instance: dg.DagsterInstance, first: str, last: str) -> None:
         table.add_row(
             view.spec.name,
             " × ".join(view.spec.join_keys),
-            f"{metadata['dagster/row_count'].value:,}",
+            f"{metadata['rows'].value:,}",
             f"{metadata['keys'].value:,}",
             f"{passed} of {len(checks)}",
         )

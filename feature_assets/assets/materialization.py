@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from feature_assets.publication import Publication
+from feature_assets.shapes import Shape
 from feature_assets.spec import BatchSource, ViewSpec
 
 _DATA_VERSION = "dagster/data_version"
@@ -92,8 +93,7 @@ def partition_materializations(
             partition=partition,
             metadata={
                 "dagster/partition_row_count": publication.rows_by_partition[partition],
-                "delta_version": publication.delta_version,
-                **({**_told(spec, publication), **lineage} if last else {}),
+                **({**_told(spec, publication), **lineage} if last else _part_of(publication)),
             },
             tags={
                 **inputs,
@@ -125,22 +125,23 @@ def _inputs(key: dg.AssetKey, context: dg.AssetExecutionContext) -> dict[str, st
     return {}
 
 
+def _part_of(publication: Publication) -> dict[str, Any]:
+    first, last = publication.partitions[0], publication.partitions[-1]
+    return {
+        "partitions": f"{first} … {last}, {len(publication.partitions):,} in one commit",
+        "delta_version": publication.delta_version,
+    }
+
+
 def _told(spec: ViewSpec, publication: Publication) -> dict[str, Any]:
     """What a publication did, as a person looks at it."""
-    metadata: dict[str, Any] = {
-        "dagster/row_count": publication.rows,
-        "keys": publication.keys,
-        "delta_version": publication.delta_version,
-        "online": dg.MetadataValue.text(
-            f"{publication.written:,} written, {publication.kept:,} already later, {publication.retracted:,} corrected"
-            if spec.online
-            else "not served"
-        ),
-        "seconds": round(sum(publication.seconds.values()), 3),
-        "features": dg.MetadataValue.md(_feature_table(spec, publication)),
-    }
+    metadata: dict[str, Any] = {"rows": publication.rows, "keys": publication.keys}
+    # Dagster's own keys: the rows of the whole table, and of the one partition.
+    metadata["dagster/row_count"] = publication.total
     if len(publication.partitions) > 1:
-        metadata["partitions"] = f"{publication.partitions[0]} … {publication.partitions[-1]}, in one commit"
+        metadata |= _part_of(publication)
+    elif spec.partitions:
+        metadata["dagster/partition_row_count"] = publication.rows
     if publication.first_event is not None and publication.last_event is not None:
         metadata["first_event"] = dg.MetadataValue.timestamp(publication.first_event)
         metadata["last_event"] = dg.MetadataValue.timestamp(publication.last_event)
@@ -150,14 +151,19 @@ def _told(spec: ViewSpec, publication: Publication) -> dict[str, Any]:
         metadata["duplicates_dropped"] = publication.duplicates
     if publication.dropped:
         metadata["undeclared_columns_dropped"] = ", ".join(publication.dropped)
+    online = f"{publication.written:,} written, {publication.kept:,} already later, {publication.retracted:,} corrected"
+    metadata["online"] = dg.MetadataValue.text(online if spec.online else "not served")
+    metadata["features"] = dg.MetadataValue.md(_feature_table(spec, publication))
+    metadata["delta_version"] = publication.delta_version
+    metadata["seconds"] = round(sum(publication.seconds.values()), 3)
     return metadata
 
 
 def _feature_table(spec: ViewSpec, publication: Publication) -> str:
     """Each feature with its share of nulls and the shape of its values."""
-    lines = ["feature | type | null | distribution", "--- | --- | --- | ---"]
+    lines = ["feature | type | null | least | distribution | greatest", " | ".join(["---"] * 6)]
     for one in spec.features:
         share = publication.nulls.get(one.name, 0) / publication.rows if publication.rows else 0.0
-        shape = publication.shapes.get(one.name, "")
-        lines.append(f"{one.name} | {one.type} | {share:.1%} | {shape}")
+        least, bars, greatest = publication.shapes.get(one.name, Shape())
+        lines.append(f"{one.name} | {one.type} | {share:.1%} | {least} | {bars} | {greatest}")
     return "\n".join(lines)

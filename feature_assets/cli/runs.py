@@ -156,7 +156,7 @@ def _published(result: Any) -> dict[str, Any]:
         metadata = {name: value.value for name, value in event.materialization.metadata.items()}
         if "delta_version" in metadata and "keys" in metadata:
             return {
-                "rows": metadata.get("dagster/row_count"),
+                "rows": metadata["rows"],
                 "keys": metadata["keys"],
                 "delta_version": metadata["delta_version"],
                 "online": metadata.get("online", ""),

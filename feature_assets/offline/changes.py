@@ -47,14 +47,16 @@ def replacing(place: Place, view: ViewSpec, rows: pl.LazyFrame, partitions: Sequ
         present = _within(files, partitions)
         if former is not None:
             if (former.publication or 0) > max(replaced(present).values(), default=0):
-                return dataclasses.replace(former, removed=present)  # nobody replaced one of them in between
+                # Nobody replaced one of them in between.
+                return dataclasses.replace(former, removed=present, total=_total(files, present, former.added))
             former.discard(place)
         number = next_publication(_greatest(files))
         numbered = rows.with_columns(*casts, pl.lit(number, pl.Int64()).alias(PUBLICATION))
         full = written(place, view, numbered, partitions)
         publications = dict.fromkeys(partitions, number)
         added = _with_hollow(place, view, full, publications)
-        return Swap("replace", publications, number, added, present, sum(file.rows for file in full))
+        rows_in, total = sum(file.rows for file in full), _total(files, present, full)
+        return Swap("replace", publications, number, added, present, rows_in, total=total)
 
     return prepare
 
@@ -110,6 +112,11 @@ def compacting(
         return Swap("compact", {key: publications.get(key, 0) for key in touched}, None, added, present, 0)
 
     return prepare
+
+
+def _total(files: pl.DataFrame, removed: pl.DataFrame, added: Sequence[DataFile]) -> int:
+    """The rows of the whole table once these files are out and those in."""
+    return int(files["rows"].sum()) - int(removed["rows"].sum()) + sum(file.rows for file in added)
 
 
 def check_keys(view: ViewSpec, keys: pl.DataFrame) -> pl.DataFrame:

@@ -40,7 +40,8 @@ _RANDOM_BITS = 10
 class Swap:
     """What one commit does: files in and files out of `partitions`, each with its publication afterwards.
 
-    `publication` is new, or None where the partitions keep theirs. `rows` is what the caller reports. `transactions` are
+    `publication` is new, or None where the partitions keep theirs. `rows` is what the caller reports, `total`
+    what the table holds afterwards, which a replacement alone counts. `transactions` are
     those of the application that the commit names, by default one per partition. `told` is added to what the caller has
     the log say. `token` tells this commit from all others.
     """
@@ -53,6 +54,7 @@ class Swap:
     rows: int
     transactions: Mapping[str, int] | None = None
     told: Mapping[str, str] = field(default_factory=dict)
+    total: int = 0
     token: str = field(default_factory=lambda: uuid4().hex)
 
     @property

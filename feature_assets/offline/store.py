@@ -45,7 +45,7 @@ class Commit:
 
     `publication` is what its partitions have from then on (of a compaction: the greatest of theirs), `base` the
     version whose content it took the place of, None where there was none. `rows` counts the rows put in, or erased,
-    `partitions` the rows that each partition that it touched has now.
+    `partitions` the rows that each partition that it touched has now, `total` those of the whole table.
     """
 
     version: int
@@ -53,6 +53,7 @@ class Commit:
     base: int | None
     rows: int
     partitions: Mapping[str, int]
+    total: int
 
 
 class OfflineStore:
@@ -272,7 +273,7 @@ def _told(landed: Landed) -> Commit:
     for file in swap.added:
         partitions[file.partition] += file.rows
     base = None if swap.removed.is_empty() else landed.base
-    return Commit(landed.version, publication, base, swap.rows, partitions)
+    return Commit(landed.version, publication, base, swap.rows, partitions, swap.total)
 
 
 def _root(root: str) -> str:

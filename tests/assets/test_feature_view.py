@@ -97,7 +97,23 @@ def test_the_materialisation_says_what_it_did(stores: FeatureAssets, instance: d
     assert metadata["undeclared_columns_dropped"].value == "note"
     assert metadata["online"].value == "1 written, 0 already later, 0 corrected"
     assert metadata["delta_version"].value == stores.offline().state(weather.spec).version  # type: ignore[union-attr]
-    assert "temp | Float64 | 0.0% | 1" in metadata["features"].value
+    assert "temp | Float64 | 0.0% | 1 |  | 1" in metadata["features"].value
+
+
+def test_row_counts_are_of_the_partition_and_of_the_whole_view(
+    stores: FeatureAssets, instance: dg.DagsterInstance
+) -> None:
+    weather = view(lambda context: weather_at(*days_of(context)))
+    run(weather, stores, instance, tags=EVENT_RANGE)
+    records = instance.fetch_materializations(weather.key, limit=3).records
+    told = {one.partition_key: one.asset_materialization.metadata for one in records}  # type: ignore[union-attr]
+    assert [told[key]["dagster/partition_row_count"].value for key in sorted(told)] == [1, 1, 1]  # type: ignore[type-var]
+    assert told["2024-01-04"]["dagster/row_count"].value == told["2024-01-04"]["rows"].value == 3
+    both = view(lambda context: weather_at(2, 2).with_columns(origin=pl.Series(["JFK", "LGA"])))
+    result = run(both, stores, instance, partition_key="2024-01-02")
+    metadata = result.asset_materializations_for_node("weather")[0].metadata
+    assert metadata["dagster/partition_row_count"].value == 2
+    assert metadata["dagster/row_count"].value == 4
 
 
 def test_a_range_is_one_run_and_one_commit(stores: FeatureAssets, instance: dg.DagsterInstance) -> None:

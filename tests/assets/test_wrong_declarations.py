@@ -195,7 +195,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "a condition in text": (lambda: Expression("temp > 1", name="warm"), r"Write it as in pl.col\('temp'\) > 0"),
     "a name with blanks": (
         lambda: view(checks=[Expression(pl.col("temp") > 1, name="is warm")]),
-        "check 'is warm': a check's name has letters",
+        "a check cannot be called 'is warm'",
     ),
     "older than never": (lambda: Fresh(timedelta(0)), "is not positive"),
     "no count between": (lambda: RowCount(minimum=10, maximum=1), "no count lies between"),
