@@ -27,7 +27,6 @@ from feature_assets.settlement import (
     latest_rows,
     latest_tokens,
     no_rows,
-    order,
     reflect,
     reflect_pushes,
     settle,

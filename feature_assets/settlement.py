@@ -17,7 +17,7 @@ itself puts online may be taken back meanwhile: a note goes into the ledger with
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime

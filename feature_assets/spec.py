@@ -57,8 +57,6 @@ def _check_distinct(names: Iterable[str], place: str, kind: str) -> None:
         seen.add(name.lower())
 
 
-_CHECK = re.compile(r"[A-Za-z0-9_]+")
-
 LONGEST = timedelta(days=365_000)
 """Longer spans lead out of the years that times are kept in."""
 
@@ -417,10 +415,6 @@ class ViewSpec(_Described, frozen=True, kw_only=True):
                 raise DeclarationError(
                     f"{place}: check {check.label} reads '{unknown[0]}', which the view does not have. "
                     f"It has: {', '.join(self.columns)}."
-                )
-            if not _CHECK.fullmatch(check.label):
-                raise DeclarationError(
-                    f"{place}: check {check.label!r}: a check's name has letters, digits and underscores only."
                 )
         _check_distinct((check.label for check in self.checks), place, "check")
         msgspec.structs.force_setattr(self, "access", checked_access(place, self.access))
