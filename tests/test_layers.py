@@ -12,7 +12,18 @@ ROOT = Path(__file__).parent.parent / "feature_assets"
 
 LAYERS = [
     {"errors", "config", "types", "declared", "expressions", "checks", "policies", "spec"},
-    {"references", "casting", "duplicates", "conform", "shapes", "functions", "transformations", "joins", "windows", "intake"},
+    {
+        "references",
+        "casting",
+        "duplicates",
+        "conform",
+        "shapes",
+        "functions",
+        "transformations",
+        "joins",
+        "windows",
+        "intake",
+    },
     {"access", "registry", "offline", "online", "objects", "sources"},
     {"settlement", "publication", "historical", "lookup", "training", "remote", "store"},
     {"assets", "server"},
