@@ -6,6 +6,7 @@ The environment wins over the file: `FEATURE_ASSETS_ONLINE=sqlite:///tmp/online.
 
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -55,6 +56,8 @@ class ServerSettings(BaseModel):
     dagster_headers: dict[str, SecretStr] = Field({}, description="What it wants to be sent, as a token.")
     materialize_seconds: float = Field(600.0, gt=0, description="How long a request waits for a materialisation.")
     body_timeout_seconds: float = Field(15.0, gt=0)
+    tls_certificate: str | None = Field(None, description="File of the certificate for TLS and those above it, PEM.")
+    tls_key: str | None = Field(None, description="File of its key, PEM, without a password.")
     log: Literal["text", "json"] = "text"
     audit: str | None = Field(None, description='A file for the audit log, or "stderr".')
     openapi: bool | None = Field(None, description="Whether to show what the routes are; on loopback only if not set.")
@@ -66,7 +69,23 @@ class ServerSettings(BaseModel):
             raise ValueError("introspection_client and introspection_secret go together; set both, or neither")
         if self.introspection_client is not None and self.issuer is None:
             raise ValueError("introspection_client is known to a foreign issuer only; set issuer too")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together; set both, or neither")
         return self
+
+
+def checked(server: ServerSettings, given: Mapping[str, Any]) -> ServerSettings:
+    """The settings with some of them given otherwise.
+
+    Raises:
+        ConfigurationError: they do not go together so.
+    """
+    changed = server.model_copy(update=dict(given))
+    try:
+        ServerSettings.model_validate(changed.model_dump())
+    except ValidationError as error:
+        raise ConfigurationError(" ".join(f"{one['msg']}." for one in error.errors(include_url=False))) from error
+    return changed
 
 
 class Settings(BaseSettings):

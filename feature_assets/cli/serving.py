@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,7 +50,16 @@ Claims = Annotated[
 ]
 
 
-@command(app, "serve", section=_SECTION, examples=["serve", "serve --host 0.0.0.0 --port 8080 --workers 4"])
+@command(
+    app,
+    "serve",
+    section=_SECTION,
+    examples=[
+        "serve",
+        "serve --host 0.0.0.0 --port 8080 --workers 4",
+        "serve --port 8443 --tls-certificate server.pem --tls-key server.key",
+    ],
+)
 def serve(
     ctx: typer.Context,
     host: Annotated[
@@ -60,14 +70,21 @@ def serve(
         int | None, typer.Option(metavar="PORT", min=0, max=65535, help="As for --host.", show_default=False)
     ] = None,
     workers: Annotated[int, typer.Option(metavar="N", min=1, help="How many processes answer.")] = 1,
+    tls_certificate: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Certificate for TLS, PEM.", show_default=False)
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="Its key, PEM.", show_default=False)] = None,
 ) -> None:
     """Run the feature server: latest values over HTTP, closed to whoever has no token.
 
-    It speaks the JSON of Feast's feature server, so clients move by changing a URL. Ctrl-C ends it.
+    It speaks the JSON of Feast's feature server, so clients move by changing a URL. Ctrl-C ends it. SIGHUP has it read
+    its certificate again, and with several workers replaces them one by one.
     """
     from feature_assets.server.process import run
 
-    run(Project.of(ctx).settings, host=host, port=port, workers=workers)
+    files = {"tls_certificate": tls_certificate, "tls_key": tls_key}
+    absolute = {name: None if file is None else str(Path(file).absolute()) for name, file in files.items()}
+    run(Project.of(ctx).settings, host=host, port=port, workers=workers, **absolute)
 
 
 @command(

@@ -23,8 +23,8 @@ from feature_assets.server.dagster import Dagster
 from feature_assets.server.gate import Gate, Handler
 from feature_assets.server.journal import Journal
 from feature_assets.server.keys import is_loopback
+from feature_assets.server.logs import RequestLog
 from feature_assets.server.problems import Problem
-from feature_assets.server.request_log import RequestLog
 from feature_assets.server.routes import OnlineFeatures
 from feature_assets.server.routing import Callers, ProblemRoute, Refusal
 from feature_assets.server.serving import Serving

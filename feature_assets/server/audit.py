@@ -10,8 +10,8 @@ from typing import Any, Final
 from feature_assets.access import PUBLISH
 from feature_assets.server.gate import Exchange
 from feature_assets.server.journal import AppendedFile, Journal, Stamp, Stream
+from feature_assets.server.logs import json_line
 from feature_assets.server.problems import Problem
-from feature_assets.server.request_log import json_line
 
 FIRST: Final = frozenset({PUBLISH, "admin"})
 """The acts whose line is written before they are done."""

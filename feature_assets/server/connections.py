@@ -19,6 +19,11 @@ from feature_assets.server.gate import AtOnce
 from feature_assets.server.problems import MEDIA_TYPE, Problem
 
 SECONDS_FOR_HEADERS: Final = 10.0
+SECONDS_TO_READ: Final = 30.0
+"""How long a client may read nothing of an answer that does not fit in between."""
+SECONDS_TO_LEAVE: Final = 1.0
+"""How long a connection on which nothing happens stays open while the server ends: its client may just be sending."""
+
 LARGEST_HEADERS: Final = 65_536
 
 
@@ -43,6 +48,8 @@ class Connection(HttpToolsProtocol):
         self._seconds_for_body = seconds_for_body
         self._in_headers, self._in_body, self._header_bytes = False, False, 0
         self._deadline: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+        self._leaving = False
         self._handlers: Mapping[tuple[bytes, bytes], AtOnce] = getattr(self.app, "at_once", {})
         self._handler: AtOnce | None = None
         self._body = b""
@@ -53,6 +60,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
+        self._stop_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -80,7 +88,12 @@ class Connection(HttpToolsProtocol):
         self._handler = self._handlers.get((self.parser.get_method(), self.url))
         if self._handler is None or not self._is_plain():
             self._handler = None
-            super().on_headers_complete()
+            self._begin()
+
+    def _begin(self) -> None:
+        super().on_headers_complete()
+        if self._leaving:
+            self.cycle.keep_alive = False
 
     def _is_plain(self) -> bool:
         """Whether nothing stands between this request and its answer."""
@@ -92,6 +105,7 @@ class Connection(HttpToolsProtocol):
             and self.parser.should_keep_alive()
             and not self.parser.should_upgrade()
             and not (self.limit_concurrency and len(self.connections) >= self.limit_concurrency)
+            and not self._leaving
             and not self.transport.is_closing()
         )
 
@@ -105,20 +119,21 @@ class Connection(HttpToolsProtocol):
         self._in_body = False
         if self._deadline is not None:
             self._stop_deadline()
-        if self._handler is not None:
+        if self._handler is not None and not self._leaving:
             answer = self._handler(self.headers, self._body, self.server_state.default_headers)
             if answer is not None:
                 self._handler, self._body = None, b""
                 self.transport.write(answer)
                 self.on_response_complete()
                 return
+        if self._handler is not None:
             self._by_asgi()
         super().on_message_complete()
 
     def _by_asgi(self) -> None:
         """Go on as uvicorn does, with what has come of the body."""
         body, self._handler, self._body = self._body, None, b""
-        super().on_headers_complete()
+        self._begin()
         if body:
             super().on_body(body)
 
@@ -138,3 +153,34 @@ class Connection(HttpToolsProtocol):
             if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
                 self.transport.write(answer)
             self.transport.close()
+
+    def shutdown(self) -> None:
+        """Begin to end. What is under way is answered, and so is a request that comes now, as the last one.
+
+        uvicorn closes what is idle at once: whoever is just sending would find the connection reset.
+        """
+        self._leaving = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        self.loop.call_later(SECONDS_TO_LEAVE, self._leave)
+
+    def _leave(self) -> None:
+        if self._is_idle() and not self.transport.is_closing():
+            self.transport.close()
+
+    def _is_idle(self) -> bool:
+        under_way = self.cycle is not None and not self.cycle.response_complete
+        return not under_way and not self._in_headers and not self._in_body
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(SECONDS_TO_READ, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_waiting()
+        super().resume_writing()
+
+    def _stop_waiting(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None

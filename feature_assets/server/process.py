@@ -1,27 +1,36 @@
 """The process around the application: its socket, its log, its workers, and how uvicorn is set."""
 
+import asyncio
 import gc
 import logging
+import signal
 import socket
+import ssl
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from feature_assets.config import Settings
+from feature_assets.config import Settings, checked
 from feature_assets.errors import ConfigurationError
 from feature_assets.server.app import FeatureServer, create_app
-from feature_assets.server.connections import Connection
+from feature_assets.server.connections import SECONDS_FOR_HEADERS, Connection
 from feature_assets.server.gate import Gate
-from feature_assets.server.journal import Journal, Stream
-from feature_assets.server.request_log import Form, json_line
+from feature_assets.server.journal import Journal
+from feature_assets.server.logs import own_log
+from feature_assets.server.tls import Files, files_of
 from feature_assets.server.trust import check_binding
+
+if sys.platform == "win32":
+    from asyncio import ProactorEventLoop as _FastLoop
+else:
+    from uvloop import Loop as _FastLoop
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +40,30 @@ _SECONDS_TO_FINISH: Final = 10
 # On a busy machine a new process takes its time to load before it can say that it is there.
 _SECONDS_TO_ANSWER_SUPERVISOR: Final = 30
 _SECONDS_IDLE: Final = 75
+_SECONDS_TO_TAKE_LEAVE: Final = 5.0
+
+_T = TypeVar("_T")
 
 
-def config_of(app: Any, *, seconds_for_body: float, **options: Any) -> uvicorn.Config:
+class Loop(_FastLoop):
+    """A client may take no longer over a handshake than over headers: it could hold the connection for a minute else."""
+
+    async def create_server(  # type: ignore[override]
+        self, *arguments: Any, ssl: ssl.SSLContext | None = None, **options: Any
+    ) -> Any:
+        """See asyncio."""
+        if ssl is not None:
+            options |= {"ssl_handshake_timeout": SECONDS_FOR_HEADERS, "ssl_shutdown_timeout": _SECONDS_TO_TAKE_LEAVE}
+        return await super().create_server(*arguments, ssl=ssl, **options)
+
+
+def config_of(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
     """How uvicorn serves an application: what it leaves open is closed, and nothing tells which server it is."""
+    tls = files_of(settings)
     return uvicorn.Config(
         app,
-        http=partial(Connection, seconds_for_body=seconds_for_body),  # type: ignore[arg-type]
-        loop="asyncio" if sys.platform == "win32" else "uvloop",
+        http=partial(Connection, seconds_for_body=settings.server.body_timeout_seconds),  # type: ignore[arg-type]
+        loop=f"{Loop.__module__}:{Loop.__qualname__}",
         ws="none",
         lifespan="on",
         log_config=None,
@@ -49,8 +74,13 @@ def config_of(app: Any, *, seconds_for_body: float, **options: Any) -> uvicorn.C
         timeout_keep_alive=_SECONDS_IDLE,
         timeout_graceful_shutdown=_SECONDS_TO_FINISH,
         timeout_worker_healthcheck=_SECONDS_TO_ANSWER_SUPERVISOR,
+        ssl_context_factory=None if tls is None else partial(_context, tls),
         **options,
     )
+
+
+def _context(tls: Files, *_: object) -> ssl.SSLContext:
+    return _or_end(tls.context)
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -76,69 +106,73 @@ def listening(host: str, port: int) -> socket.socket:
     return bound
 
 
-def own_log(form: Form) -> Journal | None:
-    """Log to stderr, and the requests through a journal; nothing of it where the program has arranged for its log."""
-    if logging.getLogger().handlers:
-        return None
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_AsJson() if form == "json" else _AsText("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    return Journal(Stream(sys.stderr.fileno()))
-
-
-class _AsText(logging.Formatter):
-    """With the time as the lines of requests have it."""
-
-    converter = staticmethod(time.gmtime)
-    default_time_format = "%Y-%m-%dT%H:%M:%S"
-    default_msec_format = "%s.%03dZ"
-
-
-class _AsJson(_AsText):
-    """One line of JSON for each record, a traceback within it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See logging."""
-        document = {
-            "time": self.formatTime(record),
-            "event": "log",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            document["traceback"] = self.formatException(record.exc_info)
-        return json_line(document).decode()
-
-
-def run(settings: Settings, *, host: str | None = None, port: int | None = None, workers: int = 1) -> None:
+def run(
+    settings: Settings,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    workers: int = 1,
+    tls_certificate: str | None = None,
+    tls_key: str | None = None,
+) -> None:
     """Serve until told to stop.
 
     Args:
         settings: where things are kept; `server` has what is not given here.
         host: the address to listen on.
         port: the port; 0 takes a free one.
-        workers: processes that answer.
+        workers: processes that answer. More than one are replaced one by one on SIGHUP, without a request lost.
+        tls_certificate: the file of the certificate, PEM.
+        tls_key: the file of its key.
 
     Raises:
-        ConfigurationError: the address would open it to others without an issuer and an audience, or is taken.
+        ConfigurationError: the address would open it to others without an issuer and an audience, or is taken, or
+            certificate and key do not do.
     """
-    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = settings.model_copy(update={"server": settings.server.model_copy(update=given)})
+    named = {"host": host, "port": port, "tls_certificate": tls_certificate, "tls_key": tls_key}
+    given = {name: value for name, value in named.items() if value is not None}
+    settings = settings.model_copy(update={"server": checked(settings.server, given)})
     check_binding(settings, settings.server.host)
+    tls = files_of(settings)
+    if tls is not None:
+        tls.context()
     journal = own_log(settings.server.log)
     with listening(settings.server.host, settings.server.port) as bound, suppress(KeyboardInterrupt):
-        place = f"http://{settings.server.host}:{bound.getsockname()[1]}"
+        scheme = "http" if tls is None else "https"
+        place = f"{scheme}://{settings.server.host}:{bound.getsockname()[1]}"
         log.info("serving at=%s workers=%d issuer=%s", place, workers, settings.server.issuer or "embedded")
         app = _made(settings, journal)
-        seconds = settings.server.body_timeout_seconds
         if workers == 1:
-            uvicorn.Server(config_of(app.gate, seconds_for_body=seconds)).run(sockets=[bound])
+            _Server(config_of(app.gate, settings), tls).run(sockets=[bound])
         else:
             # What is wrong has shown by now, and does not in each worker again and again.
             worker = _Worker(settings.model_dump())
-            config = config_of(worker, seconds_for_body=seconds, factory=True, workers=workers)
-            Multiprocess(config, sockets=[bound]).run()
+            Multiprocess(config_of(worker, settings, factory=True, workers=workers), sockets=[bound]).run()
+
+
+class _Server(uvicorn.Server):
+    """The one process. It reads its certificate again when it is told to (SIGHUP)."""
+
+    def __init__(self, config: uvicorn.Config, tls: Files | None) -> None:
+        super().__init__(config)
+        self._tls = tls
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn."""
+        await super().startup(sockets)
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _reload(self) -> None:
+        if self._tls is None or self.config.ssl is None:
+            log.warning("nothing to read again: without TLS only --workers 2 or more are replaced")
+            return
+        try:
+            self._tls.load_into(self.config.ssl)
+        except ConfigurationError as error:
+            log.error("the former certificate is kept error=%s", error)  # noqa: TRY400
+        else:
+            log.info("certificate read again file=%s", self._tls.certificate)
 
 
 def _made(settings: Settings, journal: Journal | None) -> FeatureServer:
@@ -158,4 +192,14 @@ class _Worker:
 
     def __call__(self) -> Gate:
         settings = Settings(**self.settings)
-        return _made(settings, own_log(settings.server.log)).gate
+        journal = own_log(settings.server.log)
+        return _or_end(lambda: _made(settings, journal)).gate
+
+
+def _or_end(make: Callable[[], _T]) -> _T:
+    """What is made, or the end of this process: its supervisor keeps the others."""
+    try:
+        return make()
+    except ConfigurationError as error:
+        log.error("%s", error)  # noqa: TRY400
+        sys.exit(STARTUP_FAILURE)

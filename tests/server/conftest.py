@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -183,8 +184,8 @@ def basic(client: str, secret: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def served(platform: Platform, log: Path, **options: Any) -> Iterator[tuple[str, int]]:
-    """The server in a process of its own: its host and port. Its log is written to a file."""
+def served(platform: Platform, log: Path, *, scheme: str = "http", **options: Any) -> Iterator[tuple[str, int]]:
+    """The server in a process of its own: its host and port. Its log is written to a file, its process id beside it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -200,10 +201,13 @@ def served(platform: Platform, log: Path, **options: Any) -> Iterator[tuple[str,
         process = subprocess.Popen(
             command, stderr=stderr, cwd=Path(__file__).parents[2], env=os.environ | {"PYTHONPATH": "."}
         )
+    log.with_suffix(".pid").write_text(str(process.pid))
+    anybody = ssl.create_default_context()
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
     try:
         for _ in range(4_000):
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"http://127.0.0.1:{port}/health").is_success:
+                if httpx.get(f"{scheme}://127.0.0.1:{port}/health", verify=anybody).is_success:
                     break
             assert process.poll() is None, log.read_text()
             time.sleep(0.025)

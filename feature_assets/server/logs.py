@@ -1,14 +1,16 @@
-"""The log of requests: a line for each, with names and counts on it, no values and no tokens."""
+"""The log of the server, and in it a line for each request, with names and counts on it, no values and no tokens."""
 
 import json
 import logging
 import re
+import sys
+import time
 from typing import Any, Final, Literal, TypeAlias
 
 import orjson
 
 from feature_assets.server.gate import Exchange
-from feature_assets.server.journal import Journal, Stamp
+from feature_assets.server.journal import Journal, Stamp, Stream
 
 log = logging.getLogger(__name__)
 
@@ -82,3 +84,38 @@ def json_line(document: dict[str, Any]) -> bytes:
         # Half a surrogate pair, which came in a path or a name.
         pass
     return json.dumps(document, separators=(",", ":"), default=str).replace("\x7f", "\\u007f").encode()
+
+
+def own_log(form: Form) -> Journal | None:
+    """Log to stderr, and the requests through a journal; nothing of it where the program has arranged for its log."""
+    if logging.getLogger().handlers:
+        return None
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_AsJson() if form == "json" else _AsText("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    return Journal(Stream(sys.stderr.fileno()))
+
+
+class _AsText(logging.Formatter):
+    """With the time as the lines of requests have it."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+
+class _AsJson(_AsText):
+    """One line of JSON for each record, a traceback within it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging."""
+        document = {
+            "time": self.formatTime(record),
+            "event": "log",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            document["traceback"] = self.formatException(record.exc_info)
+        return json_line(document).decode()
