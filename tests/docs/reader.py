@@ -12,10 +12,8 @@ import subprocess
 import sys
 import textwrap
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +74,7 @@ class Reader:
             process.terminate()
         for process in self._running:
             process.wait(timeout=20)
+        self._running.clear()
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -231,6 +230,8 @@ class Reader:
         return code, out.getvalue()
 
     def _serve(self, command: str, place: str) -> None:
+        """Start a server; one that runs is stopped first, as there is one port."""
+        self.leave()
         log = self.folder / ".server.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -239,12 +240,10 @@ class Reader:
         self._running.append(process)
         for _ in range(600):
             assert process.poll() is None, f"{place}: `{command}` ended with {process.returncode}:\n{log.read_text()}"
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5).close()
-            except urllib.error.URLError:
-                time.sleep(0.05)
-            else:
+            # It listens when it has read the registry. Whether over TLS is not asked.
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5):
                 return
+            time.sleep(0.05)
         raise AssertionError(f"{place}: `{command}` does not answer:\n{log.read_text()}")
 
     def _compare(self, expected: str, found: str, place: str) -> None:
