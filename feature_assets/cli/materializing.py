@@ -1,6 +1,7 @@
 """`materialize` and `backfill`: compute partitions and publish them, through Dagster in this process."""
 
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,8 +74,13 @@ def materialize(
         from feature_assets.cli.partitions import chosen, runs_of
 
         keys = chosen(target, instance, partitions=partition or (), first=first, last=last, latest=latest, every=every)
-        again = f"feature-assets materialize {target.name}"
-        _run_all(project, target, runs_of(target, keys, instance), instance, as_json=as_json, again=again)
+        words = [f"--partition {shlex.quote(key)}" for key in partition or ()]
+        words += [f"--from {shlex.quote(first)}"] if first else []
+        words += [f"--to {shlex.quote(last)}"] if last else []
+        words += ["--latest"] * latest + ["--all"] * every
+        again = " ".join([f"feature-assets materialize {target.name}", *words])
+        runs = runs_of(target, keys, instance)
+        _run_all(project, target, runs, instance, as_json=as_json, again=lambda unfinished: again)
 
 
 @command(
@@ -113,8 +119,8 @@ def backfill(
 ) -> None:
     """Materialise a span of partitions, one run per contiguous range, with progress.
 
-    What is done stays done: after a failure or Ctrl-C the same command with --missing-only goes on. Which partitions
-    are there already Dagster's history says; without one, the offline store does.
+    What is done stays done: after a failure or Ctrl-C the command that is shown then goes on. Which partitions are
+    there already, for --missing-only, Dagster's history says; without one, the offline store does.
     """
     project = Project.of(ctx)
     with _session(project, view, "backfill {}") as (target, instance):
@@ -123,15 +129,30 @@ def backfill(
         if target.partitions_def is None:
             raise Mistake(f"{target.name} has no partitions.", attempt=f"feature-assets materialize {target.name}")
         keys = chosen(target, instance, first=start, last=end or last_over(target, instance, start))
+        known = _materialised(project, target, instance)
         if missing_only:
-            known = _materialised(project, target, instance)
             keys = [key for key in keys if key not in known]
         if not keys:
             show([], _COLUMNS, as_json=as_json, empty=f"Nothing is missing: all of {target.name} is materialised.")
             return
         runs = runs_of(target, keys, instance, per_run=1 if per_partition else per_run)
-        again = f"feature-assets backfill {target.name} {start}{f' {end}' if end else ''} --missing-only"
+        options = [
+            *(["--per-partition"] if per_partition else [f"--per-run {per_run}"] if per_run else []),
+            *(["--keep-going"] if keep_going else []),
+        ]
+        span = [start, *([end] if end else [])]
+        anew = not missing_only and not known.isdisjoint(keys)
+
+        def again(unfinished: Sequence[str]) -> str:
+            words = _rest(span, keys, unfinished) if anew else [*span, "--missing-only"]
+            return " ".join([f"feature-assets backfill {target.name}", *map(shlex.quote, words), *options])
+
         _run_all(project, target, runs, instance, as_json=as_json, again=again, keep_going=keep_going)
+
+
+def _rest(span: Sequence[str], keys: Sequence[str], unfinished: Sequence[str]) -> Sequence[str]:
+    """The ends of what is left of a span whose partitions were there before, where nothing would count as missing."""
+    return span if "|" in keys[0] else (unfinished[0], keys[-1])
 
 
 def _materialised(project: Project, target: "Target", instance: "dg.DagsterInstance") -> set[str]:
@@ -167,7 +188,7 @@ def _run_all(
     instance: "dg.DagsterInstance",
     *,
     as_json: bool,
-    again: str,
+    again: Callable[[Sequence[str]], str],
     keep_going: bool = False,
 ) -> None:
     from feature_assets.cli.runs import run_partitions
@@ -195,9 +216,9 @@ def _run_all(
     if rows or not failed:
         show(rows, _COLUMNS, as_json=as_json, empty="Nothing to do.")
     if finished and finished[-1].stopped and (failed or len(finished) < len(runs)):
-        raise Stopped(attempt=again)
+        raise Stopped(attempt=again(failed[0].partitions if failed else runs[len(finished)]))
     if failed:
-        raise _failed(target, failed, done=len(rows), runs=len(runs), again=again)
+        raise _failed(target, failed, done=len(rows), runs=len(runs), again=again(failed[0].partitions))
 
 
 def _row(run: "Run") -> dict[str, Any]:

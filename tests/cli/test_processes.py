@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import date, timedelta
 from pathlib import Path
 
 import httpx
@@ -115,7 +116,10 @@ def test_ctrl_c_says_how_to_go_on(shop: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert err == f"Stopped.\nTry:   feature-assets backfill customer_orders {first_day(folder)} --missing-only\n"
+    # All of it was there before, so that nothing is missing: what was not done yet is named.
+    last = date.fromisoformat(first_day(folder)) + timedelta(days=29)
+    attempt = f"feature-assets backfill customer_orders {first_day(folder)} {last} --per-partition"
+    assert err == f"Stopped.\nTry:   {attempt}\n"
 
 
 def test_a_process_ends_with_1_and_one_line(tmp_path: Path) -> None:
