@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-SCRIPTS = ("import_time", "fill", "publish", "backfill", "lookup", "join", "registry", "http")
+SCRIPTS = ("import_time", "fill", "publish", "backfill", "lookup", "join", "registry", "server_start", "http")
 
 
 def main() -> None:

@@ -269,7 +269,7 @@ def main() -> None:
     elif shutil.which("wrk") is None:
         print("This benchmark needs wrk, which makes load without taking the servers' processors: apt install wrk")
     else:
-        seconds, rounds = (*map(int, sys.argv[1:]), 5, 3)[:2] if len(sys.argv) < 3 else map(int, sys.argv[1:3])
+        seconds, rounds = (*map(int, sys.argv[1:]), 5, 5)[:2] if len(sys.argv) < 3 else map(int, sys.argv[1:3])
         with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
             folder = Path(name)
             file, token = prepare(folder)
