@@ -118,7 +118,7 @@ def run(key: str, entities: int, *, shuffled: bool, repeats: int) -> None:
         return {"ours": ours, "limit": lambda: hand.fill(later(rows, next(steps)))}
 
     for what, ways in (("first fill", first), ("every row overwritten", again)):
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        with tempfile.TemporaryDirectory() as folder:
             compare(f"{what}: {title}", ways(Path(folder)), repeats, mark=1.5)
 
 
