@@ -99,7 +99,7 @@ class Decision:
         """
         self.refuse(
             f"There are rows with another '{rule.column}' than yours, and view '{rule.view}' is open to you for your own "
-            "alone. Nothing was read.",
+            "alone. All of it is refused.",
             rule=f"row filter of {rule.view} on {rule.column}",
         )
 

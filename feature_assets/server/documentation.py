@@ -22,7 +22,8 @@ The latest values of features, for model services. It speaks the JSON of Feast's
 
 Every route but `/health` and the metadata below `/.well-known/` needs an access token, sent as
 `Authorization: Bearer …`. What a token may read follows from its scopes: `features:read` covers all views,
-`features:read:driver_stats` one, `features:read:driver_*` those whose names start so. Refusals are
+`features:read:driver_stats` one, `features:read:driver_*` those whose names start so. Views can ask for more: that a
+policy names one of the token's roles, groups or its client, and that join keys equal a claim of it. Refusals are
 [problem documents](https://www.rfc-editor.org/rfc/rfc9457).
 """
 
