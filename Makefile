@@ -14,7 +14,7 @@ export DAGSTER_DISABLE_TELEMETRY ?= yes
 BIN := .venv/bin
 STAMP := .venv/.installed
 TYPED := feature_assets tools $(wildcard definitions.py)
-CODE := feature_assets tests tools $(wildcard definitions.py examples benchmarks docs)
+CODE := feature_assets tests tools $(wildcard definitions.py examples benchmarks docs deploy README.md)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test acceptance dev lint format docs benchmark lock clean
