@@ -107,13 +107,14 @@ class Platform:
 
     case: Case
     folder: Path
+    online_url: str = ""
     stands: dict[str, list[Stored]] = field(default_factory=dict)
     journals: int = 0
 
     def __post_init__(self) -> None:
         self.view = self.case.view
         self.offline = OfflineStore(str(self.folder / "offline"), durability="process")
-        self.online = open_online_store(f"sqlite:{self.folder / 'online.db'}")
+        self.online = open_online_store(self.online_url or f"sqlite:{self.folder / 'online.db'}")
 
     def publishing(self, actor: Actor, rows: Mapping[str, Sequence[Row]]) -> None:
         """Publish these rows as one of several."""

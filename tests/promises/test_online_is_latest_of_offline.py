@@ -22,10 +22,15 @@ class OnlineIsLatestOfOffline(RuleBasedStateMachine):
 
     case: Case
 
+    @staticmethod
+    def online_url() -> str:
+        """Of the online store; a SQLite file in the example's folder if it is empty."""
+        return ""
+
     def __init__(self) -> None:
         super().__init__()
         self._folder = tempfile.TemporaryDirectory()
-        self.here = Platform(self.case, Path(self._folder.name))
+        self.here = Platform(self.case, Path(self._folder.name), self.online_url())
         self.unfinished = False
 
     def _rows(self, data: st.DataObject) -> dict[str, list[Row]]:
