@@ -62,6 +62,9 @@ class ServerSettings(BaseModel):
     audit: str | None = Field(None, description='A file for the audit log, or "stderr".')
     openapi: bool | None = Field(None, description="Whether to show what the routes are; on loopback only if not set.")
     token_lifetime_seconds: int = Field(3600, gt=0, le=86_400)
+    metrics: Literal["admin", "loopback"] = Field(
+        "admin", description="Who may see /metrics: a token with that scope, or besides it whoever is on this machine."
+    )
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:

@@ -9,6 +9,7 @@ from feature_assets.access.decisions import Access, Decision, Reading, in_genera
 from feature_assets.access.principals import Claim, Principal
 from feature_assets.access.scopes import (
     ACTS,
+    ADMIN,
     HISTORY,
     KNOW,
     MATERIALIZE,
@@ -24,6 +25,7 @@ from feature_assets.access.scopes import (
 
 __all__ = [
     "ACTS",
+    "ADMIN",
     "HISTORY",
     "KNOW",
     "MATERIALIZE",

@@ -18,6 +18,7 @@ MATERIALIZE: Final = "features:materialize"
 KNOW: Final = "registry:read"
 PUBLISH: Final = "registry:write"
 SEE_PII: Final = "pii:read"
+ADMIN: Final = "admin"
 
 ACTS = {
     READ: "Read the latest values of features.",
@@ -27,7 +28,7 @@ ACTS = {
     KNOW: "Know which views, services and features there are.",
     PUBLISH: "Publish the registry and roll it back.",
     SEE_PII: "See personal data unmasked.",
-    "admin": "See keys, audit and limits; implies none of the others.",
+    ADMIN: "See metrics, keys, audit and limits; implies none of the others.",
 }
 
 # The longest act first, so that "features:read:x" is cut at the right colon.

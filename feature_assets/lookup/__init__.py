@@ -6,7 +6,7 @@ be behind the clock of whoever wrote it.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from datetime import timedelta
 from typing import Any
@@ -27,7 +27,7 @@ from feature_assets.lookup.response import (
     Rows,
     Status,
 )
-from feature_assets.online.protocol import Answer, OnlineStore, ReadsTogether, within_ttl
+from feature_assets.online.protocol import Answer, Readers, ReadsTogether, within_ttl
 from feature_assets.references import ReadPlan, ViewRead
 from feature_assets.transformations import OnDemand
 from feature_assets.types import FeatureType
@@ -58,6 +58,7 @@ class OnlineLookup:
         "_decision",
         "_entities",
         "_on_demand",
+        "_on_seconds",
         "_outputs",
         "_reads",
         "_together",
@@ -66,7 +67,13 @@ class OnlineLookup:
     )
 
     def __init__(
-        self, plan: ReadPlan, store: OnlineStore, allowed_modules: Sequence[str] = (), *, clock: Clock = _now
+        self,
+        plan: ReadPlan,
+        store: Readers,
+        allowed_modules: Sequence[str] = (),
+        *,
+        clock: Clock = _now,
+        on_seconds: Callable[[float], None] | None = None,
     ) -> None:
         """Compile the plan.
 
@@ -75,12 +82,13 @@ class OnlineLookup:
             store: where the latest rows are.
             allowed_modules: modules that on-demand functions may be loaded from.
             clock: the present in microseconds since 1970.
+            on_seconds: is told how long the on-demand features of each answer took.
 
         Raises:
             RequestError: a view is not online, or a feature would have the name of a join key.
             TransformationRefused: an on-demand view cannot be computed here.
         """
-        self.plan, self._clock = plan, clock
+        self.plan, self._clock, self._on_seconds = plan, clock, on_seconds
         self._decision: Decision | None = None
         self._types: dict[str, FeatureType] = dict(plan.join_keys)
         for output in plan.outputs:
@@ -152,9 +160,13 @@ class OnlineLookup:
         return response if decision is None or not decision.masked else response.masked(decision.masked)
 
     def _compute(self, on_demand: OnDemand, columns: list[list[Any]]) -> list[list[Any]]:
+        begun = time.perf_counter()
         frame = pl.DataFrame([of.to_frame(name, columns[position]) for position, name, of in self._computed])
         frame = on_demand.evaluate(frame)
-        return [of.from_frame(frame.get_column(name)) for name, of in on_demand.outputs.items()]
+        values = [of.from_frame(frame.get_column(name)) for name, of in on_demand.outputs.items()]
+        if self._on_seconds is not None:
+            self._on_seconds(time.perf_counter() - begun)
+        return values
 
 
 def _number(columns: dict[str, int], names: Iterable[str]) -> None:
@@ -167,7 +179,7 @@ class _ViewReader:
 
     __slots__ = ("_defaults", "_ttl", "keys", "reader")
 
-    def __init__(self, read: ViewRead, store: OnlineStore, columns: dict[str, int]) -> None:
+    def __init__(self, read: ViewRead, store: Readers, columns: dict[str, int]) -> None:
         view = read.view
         if not view.online:
             raise RequestError(

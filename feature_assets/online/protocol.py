@@ -153,7 +153,19 @@ class ForgetsExpired(Protocol):
         ...
 
 
-class OnlineStore(Protocol):
+class Readers(Protocol):
+    """The part of an online store that a lookup needs."""
+
+    def reader(self, view: ViewSpec, features: Sequence[str]) -> Reader:
+        """Compile the read of these features once; the reader stays valid while the table is written or evolved.
+
+        Raises:
+            UnknownFeature: the view has no such feature.
+        """
+        ...
+
+
+class OnlineStore(Readers, Protocol):
     """Latest rows by key. Every method may be called from any thread and any process, beside any other.
 
     "Rows" have the columns of `row_schema(view)`; "tokens" those of `token_schema(view)`; "keys" the join keys, each
@@ -167,14 +179,6 @@ class OnlineStore(Protocol):
         Raises:
             DeclarationError: a stored column has another type; raise the view's version.
         """
-
-    def reader(self, view: ViewSpec, features: Sequence[str]) -> Reader:
-        """Compile the read of these features once; the reader stays valid while the table is written or evolved.
-
-        Raises:
-            UnknownFeature: the view has no such feature.
-        """
-        ...
 
     def write(self, view: ViewSpec, rows: pl.DataFrame, publication: AppliedPublication | None) -> WriteCount:
         """Set each row unless a later one is stored (`replaces`). Safe to repeat.

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Security
@@ -16,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from feature_assets.access import READ
 from feature_assets.config import Settings
 from feature_assets.errors import FeatureAssetsError
-from feature_assets.server import catalogue, history, materialize, snapshots
+from feature_assets.server import catalogue, history, materialize, metrics, monitoring, snapshots
 from feature_assets.server import documentation as pages
 from feature_assets.server.audit import Audit
 from feature_assets.server.dagster import Dagster
@@ -24,11 +26,13 @@ from feature_assets.server.gate import Gate, Handler
 from feature_assets.server.journal import Journal
 from feature_assets.server.keys import is_loopback
 from feature_assets.server.logs import RequestLog
+from feature_assets.server.meters import Meters
 from feature_assets.server.problems import Problem
 from feature_assets.server.routes import OnlineFeatures
 from feature_assets.server.routing import Callers, ProblemRoute, Refusal
 from feature_assets.server.serving import Serving
 from feature_assets.server.trust import Trust, check_binding
+from feature_assets.server.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +53,13 @@ class FeatureServer(FastAPI):
         await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings, journal: Journal | None = None) -> FeatureServer:
+def create_app(settings: Settings, journal: Journal | None = None, shared: Path | None = None) -> FeatureServer:
     """The application, for any ASGI server. It is meant for the address that the settings name.
 
     Args:
         settings: where things are kept, and how to serve them.
         journal: what takes the log of requests, instead of the program's log.
+        shared: a folder for what several processes that serve together count in common.
 
     Raises:
         ConfigurationError: the settings would open it to others without an issuer and an audience, the issuer's keys
@@ -62,12 +67,14 @@ def create_app(settings: Settings, journal: Journal | None = None) -> FeatureSer
     """
     check_binding(settings, settings.server.host)
     trust = Trust(settings)
-    serving = Serving(settings)
+    meters = Meters(clock=_clock(settings))
+    workers = Workers(meters, shared)
+    serving = Serving(settings, meters)
     requests = RequestLog(settings.server.log, journal)
     audit = _audit(settings)
     logs: list[RequestLog | Audit] = [requests] if audit is None else [requests, audit]
     callers = Callers(trust.bearer, trust.security(), audit)
-    online = OnlineFeatures(serving, trust.bearer, settings.server)
+    online = OnlineFeatures(serving, trust.bearer, settings.server, meters)
     dagster = Dagster(settings.server) if settings.server.dagster_url else None
     documented = settings.server.openapi
     if documented is None:
@@ -80,7 +87,7 @@ def create_app(settings: Settings, journal: Journal | None = None) -> FeatureSer
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=_lifespan(serving, trust, online, dagster, logs),
+        lifespan=_lifespan(serving, trust, online, dagster, workers, logs),
         exception_handlers={HTTPException: _http_problem},
         generate_unique_id_function=lambda route: route.name,
     )
@@ -92,6 +99,7 @@ def create_app(settings: Settings, journal: Journal | None = None) -> FeatureSer
         materialize.describe(app, callers)
     catalogue.add_to(app, serving, callers, settings)
     snapshots.add_to(app, serving, callers, settings.server)
+    monitoring.describe(app, callers)
     trust.add_to(app)
     if documented:
         pages.describe_problems(app)
@@ -100,10 +108,11 @@ def create_app(settings: Settings, journal: Journal | None = None) -> FeatureSer
         ("POST", ONLINE_PATH): online,
         ("POST", history.PATH): history.HistoricalFeatures(serving, callers, settings),
         **materialize.handlers(serving, callers, dagster, settings.server),
+        ("GET", monitoring.PATH): monitoring.MetricsPage(workers, callers, settings.server),
         **trust.handlers(),
     }
     app.gate = Gate(app.behind_gate, handlers)
-    app.gate.watchers += logs
+    app.gate.watchers += [monitoring.RequestMeter(meters, app.gate), *logs]
     app.state.serving = serving
     return app
 
@@ -115,11 +124,19 @@ def _audit(settings: Settings) -> Audit | None:
     return Audit(place if place == "stderr" else settings.place(place))
 
 
+def _clock(settings: Settings) -> Callable[[], float]:
+    if settings.present is None:
+        return time.time
+    present = settings.present.timestamp()
+    return lambda: present
+
+
 def _lifespan(
     serving: Serving,
     trust: Trust,
     online: OnlineFeatures,
     dagster: Dagster | None,
+    workers: Workers,
     logs: Sequence[RequestLog | Audit],
 ) -> Any:
     @asynccontextmanager
@@ -128,7 +145,8 @@ def _lifespan(
             await asyncio.to_thread(serving.refresh)
         except (FeatureAssetsError, OSError) as error:
             log.warning("nothing to serve yet error=%s: %s", type(error).__name__, error)
-        running = [asyncio.create_task(serving.keep_fresh()), asyncio.create_task(trust.keep_fresh())]
+        always = (serving.keep_fresh(), trust.keep_fresh(), workers.keep_written())
+        running = [asyncio.create_task(each) for each in always]
         try:
             yield
         finally:
@@ -139,6 +157,7 @@ def _lifespan(
             if dagster is not None:
                 await dagster.close()
             serving.close()
+            workers.close()
             await trust.close()
             for one in logs:
                 one.close()

@@ -24,7 +24,8 @@ class Exchange:
     """One request and what is told of it afterwards: names and counts, no values and no tokens.
 
     `dialect` is the form in which whoever asks reads a refusal; `decision` whether it was allowed, and by which rule;
-    `denied` why nothing was decided, if there is nobody who may ask. `recorded`: the audit log has it already.
+    `route` is the path as the route has it, `denied` why nothing was decided, if there is nobody who may ask.
+    `recorded`: the audit log has it already.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class Exchange:
         "principal",
         "recorded",
         "registry",
+        "route",
         "rows",
         "status",
     )
@@ -49,7 +51,7 @@ class Exchange:
     def __init__(self, method: str, path: str, send: Send | None = None) -> None:
         self._send = send
         self._begun = perf_counter()
-        self.method, self.path = method, path
+        self.method, self.path, self.route = method, path, path
         self.id = b"%b-%x" % (_PREFIX, next(_numbers))
         self.status = 0
         self.milliseconds = 0.0
@@ -108,6 +110,7 @@ Watcher = Callable[[Exchange], None]
 
 class Gate:
     """The outermost application. `handlers` by method and path; `watchers` take each exchange when it is over.
+    `open` counts the requests that wait for their answer.
 
     `at_once` is for a connection that can make use of it, by method and path.
     """
@@ -115,6 +118,7 @@ class Gate:
     def __init__(self, app: ASGIApp, handlers: Mapping[tuple[str, str], Handler]) -> None:
         self._app, self._handlers = app, handlers
         self.watchers: list[Watcher] = []
+        self.open = 0
         self.at_once: dict[tuple[bytes, bytes], AtOnce] = {
             (method.encode(), path.encode()): partial(self._answered, method, path, handler)
             for (method, path), handler in handlers.items()
@@ -127,8 +131,9 @@ class Gate:
             await self._app(scope, receive, send)
             return
         exchange = Exchange(scope["method"], scope["path"], send)
+        self.open += 1
+        handler = self._handlers.get((scope["method"], scope["path"]))
         try:
-            handler = self._handlers.get((scope["method"], scope["path"]))
             if handler is not None:
                 await handler(scope, receive, exchange)
             else:
@@ -137,6 +142,10 @@ class Gate:
         except Exception as error:  # noqa: BLE001 (no request may end without an answer)
             await self._refuse(error, scope, exchange)
         finally:
+            self.open -= 1
+            if handler is None:
+                # What clients make up has none.
+                exchange.route = getattr(scope.get("route"), "path", "")
             self._over(exchange)
 
     def _answered(

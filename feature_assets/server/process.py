@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
 
 import uvicorn
@@ -146,8 +148,9 @@ def run(
             _Server(config_of(app.gate, settings), tls).run(sockets=[bound])
         else:
             # What is wrong has shown by now, and does not in each worker again and again.
-            worker = _Worker(settings.model_dump())
-            Multiprocess(config_of(worker, settings, factory=True, workers=workers), sockets=[bound]).run()
+            with TemporaryDirectory(prefix="feature-assets-") as shared:
+                worker = _Worker(settings.model_dump(), Path(shared))
+                Multiprocess(config_of(worker, settings, factory=True, workers=workers), sockets=[bound]).run()
 
 
 class _Server(uvicorn.Server):
@@ -175,8 +178,8 @@ class _Server(uvicorn.Server):
             log.info("certificate read again file=%s", self._tls.certificate)
 
 
-def _made(settings: Settings, journal: Journal | None) -> FeatureServer:
-    app = create_app(settings, journal)
+def _made(settings: Settings, journal: Journal | None, shared: Path | None = None) -> FeatureServer:
+    app = create_app(settings, journal, shared)
     # All that was loaded stays: looking through it for garbage again and again makes some answers wait.
     gc.collect()
     gc.freeze()
@@ -189,11 +192,12 @@ class _Worker:
     """Makes the application in another process, which starts from nothing."""
 
     settings: Mapping[str, Any]
+    shared: Path
 
     def __call__(self) -> Gate:
         settings = Settings(**self.settings)
         journal = own_log(settings.server.log)
-        return _or_end(lambda: _made(settings, journal)).gate
+        return _or_end(lambda: _made(settings, journal, self.shared)).gate
 
 
 def _or_end(make: Callable[[], _T]) -> _T:

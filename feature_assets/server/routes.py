@@ -13,9 +13,11 @@ from starlette.types import Receive, Scope
 
 from feature_assets.access import READ, Decision, in_general
 from feature_assets.config import ServerSettings
+from feature_assets.server import metrics
 from feature_assets.server.bearer import Bearer
 from feature_assets.server.gate import Exchange, Headers
 from feature_assets.server.limits import read_body
+from feature_assets.server.meters import Meters, Watched
 from feature_assets.server.problems import dialect_of
 from feature_assets.server.serving import Question, Serving
 from feature_assets.server.wire import OnlineQuestion, read_question
@@ -24,6 +26,7 @@ _CELLS_IN_PLACE: Final = 4_096
 """So many values take about a millisecond; more are read in a thread, so that other requests go on meanwhile."""
 
 _READERS: Final = 4
+_POOL: Final = "online-read"
 
 _T = TypeVar("_T")
 
@@ -31,10 +34,11 @@ _T = TypeVar("_T")
 class OnlineFeatures:
     """POST /get-online-features."""
 
-    def __init__(self, serving: Serving, bearer: Bearer, limits: ServerSettings) -> None:
+    def __init__(self, serving: Serving, bearer: Bearer, limits: ServerSettings, meters: Meters) -> None:
         self._serving, self._bearer = serving, bearer
         self._max_bytes, self._max_keys = limits.max_body_bytes, limits.max_keys
-        self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="online-read")
+        self._threads, self._in_threads = ThreadPoolExecutor(_READERS, thread_name_prefix=_POOL), 0
+        meters.watch(self._watched)
 
     async def __call__(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
         """Answer one request."""
@@ -75,7 +79,17 @@ class OnlineFeatures:
         return _answered(question, asked, decision), snapshot.lines
 
     async def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        self._in_threads += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        finally:
+            self._in_threads -= 1
+
+    def _watched(self) -> Watched:
+        busy = min(self._in_threads, _READERS)
+        yield metrics.THREADS, (_POOL,), _READERS
+        yield metrics.THREADS_BUSY, (_POOL,), busy
+        yield metrics.THREADS_WAITING, (_POOL,), self._in_threads - busy
 
     def close(self) -> None:
         """Let the readers end."""

@@ -6,6 +6,7 @@ between two requests, with the questions of the last one compiled already.
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -23,6 +24,8 @@ from feature_assets.online import open_online_store
 from feature_assets.online.protocol import OnlineStore
 from feature_assets.references import parse_reference
 from feature_assets.registry import Published, Registry, RegistryStore
+from feature_assets.server import metrics
+from feature_assets.server.meters import Meters, Watched
 from feature_assets.server.problems import Problem
 from feature_assets.server.wire import Asked, OnlineAnswer, OnlineQuestion, QuestionKey
 from feature_assets.spec import Function
@@ -39,12 +42,14 @@ class Question:
 
     __slots__ = ("answer", "asked", "in_thread", "lookup", "reading", "width")
 
-    def __init__(self, asked: OnlineQuestion, reading: Reading, lookup: OnlineLookup, *, local: bool) -> None:
+    def __init__(
+        self, asked: OnlineQuestion, reading: Reading, lookup: OnlineLookup, meters: Meters, *, local: bool
+    ) -> None:
         # Without its entities: they are those of whoever asked first.
         self.asked = msgspec.structs.replace(asked, entities={}, features=msgspec.Raw(bytes(asked.features)))
         self.reading, self.lookup = reading, lookup
-        self.answer = OnlineAnswer(lookup, with_types=asked.include_types)
         plan = lookup.plan
+        self.answer = OnlineAnswer(lookup, meters.values(plan), with_types=asked.include_types)
         self.width = len(plan.outputs)
         # What may wait for a network, or runs code that somebody else wrote, must not hold up other requests.
         self.in_thread = not local or any(isinstance(one.spec.transformation, Function) for one in plan.on_demand)
@@ -53,14 +58,14 @@ class Question:
 class Snapshot:
     """One registry snapshot in force. Questions are compiled when they are first asked, in any thread."""
 
-    def __init__(self, published: Published, store: OnlineStore, settings: Settings) -> None:
+    def __init__(self, published: Published, store: OnlineStore, settings: Settings, meters: Meters) -> None:
         self.registry: Registry = published.registry
         self.access = Access(self.registry)
         self.digest, self.etag = published.digest, published.etag
         self.published_at = published.published_at
         self.headers = ((b"content-type", b"application/json"), (b"x-feature-registry", published.digest.encode()))
         self.lines = b"".join(b"%b: %b\r\n" % header for header in self.headers)
-        self._store, self._settings = store, settings
+        self._store, self._settings, self._meters = meters.reads(store), settings, meters
         self._local = settings.online_url.startswith("sqlite:")
         self.compiled: dict[QuestionKey, Question] = {}
 
@@ -94,13 +99,14 @@ class Snapshot:
         features = asked.asked(self._settings.server.max_features)
         reading = self.reading(features, principal, READ, full_feature_names=asked.full_feature_names)
         plan = reading.plan
-        present = self._settings.present
+        present, functions = self._settings.present, self._settings.functions
+        on_seconds = self._meters.histogram(metrics.ON_DEMAND_SECONDS).add
         if present is None:
-            lookup = OnlineLookup(plan, self._store, self._settings.functions)
+            lookup = OnlineLookup(plan, self._store, functions, on_seconds=on_seconds)
         else:
             now = microseconds(present)
-            lookup = OnlineLookup(plan, self._store, self._settings.functions, clock=lambda: now)
-        question = Question(asked, reading, lookup, local=self._local)
+            lookup = OnlineLookup(plan, self._store, functions, clock=lambda: now, on_seconds=on_seconds)
+        question = Question(asked, reading, lookup, self._meters, local=self._local)
         if len(self.compiled) >= _QUESTIONS_KEPT:
             # Those that are asked all the time are compiled again at once; to keep track of them would cost each.
             self.compiled.clear()
@@ -126,8 +132,10 @@ def _check_references(features: Asked) -> None:
 class Serving:
     """The snapshot in force, kept up to date."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, meters: Meters) -> None:
+        self._settings, self._meters = settings, meters
+        self._refreshed = 0.0
+        meters.watch(self._watched)
         self.registry_store = RegistryStore(settings.place(settings.registry), settings.storage())
         self._store = open_online_store(settings.online_url)
         self.snapshot: Snapshot | None = None
@@ -145,6 +153,16 @@ class Serving:
 
     def refresh(self) -> bool:
         """Take up what was published since; whether there was anything."""
+        try:
+            changed = self._taken_up()
+        except Exception:
+            self._meters.count(metrics.REFRESHES, "failed")
+            raise
+        self._refreshed = time.time()
+        self._meters.count(metrics.REFRESHES, "taken_up" if changed else "unchanged")
+        return changed
+
+    def _taken_up(self) -> bool:
         former = self.snapshot
         published = self.registry_store.read() if former is None else self.registry_store.poll(former.etag)
         if published is None:
@@ -152,12 +170,20 @@ class Serving:
         if former is not None and published.digest == former.digest:
             former.etag = published.etag
             return False
-        snapshot = Snapshot(published, self._store, self._settings)
+        snapshot = Snapshot(published, self._store, self._settings, self._meters)
         if former is not None:
             snapshot.warm(former)
         self.snapshot = snapshot
         log.info("registry in force digest=%s sequence=%d", published.digest, published.sequence)
         return True
+
+    def _watched(self) -> Watched:
+        snapshot = self.snapshot
+        if snapshot is not None:
+            yield metrics.SNAPSHOT_INFO, (snapshot.digest,), 1
+            yield metrics.SNAPSHOT_TIME, (), snapshot.published_at.timestamp()
+        if self._refreshed:
+            yield metrics.REFRESH_TIME, (), self._refreshed
 
     async def keep_fresh(self) -> None:
         """Refresh for ever. What cannot be read leaves the snapshot that is in force."""

@@ -17,6 +17,7 @@ from orjson import dumps
 from feature_assets.errors import DeclarationError
 from feature_assets.lookup import MASKED, PRESENT, OnlineLookup, OnlineResponse
 from feature_assets.lookup.response import Rows, statuses_of
+from feature_assets.server.meters import ValueMeter
 from feature_assets.server.problems import Problem
 from feature_assets.spec import ViewProjection
 from feature_assets.types import FeatureType, Float32, Float64, ListType, VectorType
@@ -179,11 +180,12 @@ _UTC: Final = orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 
 
 class OnlineAnswer:
-    """Writes the answers of one compiled lookup: what does not change between them is written once."""
+    """Writes the answers of one compiled lookup, and counts them: what does not change between them is written once."""
 
-    __slots__ = ("_columns", "_firsts", "_parts", "_plain", "_views")
+    __slots__ = ("_columns", "_firsts", "_meter", "_parts", "_plain", "_views")
 
-    def __init__(self, lookup: OnlineLookup, *, with_types: bool = False) -> None:
+    def __init__(self, lookup: OnlineLookup, meter: ValueMeter, *, with_types: bool = False) -> None:
+        self._meter = meter
         plan = lookup.plan
         types = {**plan.join_keys, **{output.name: output.field.type for output in plan.outputs}}
         self._columns = [(_is_plain(of), of.to_json) for of in types.values()]
@@ -225,7 +227,11 @@ class OnlineAnswer:
         if (b"n" in text and b"null" in text) or None in statuses or answer.hidden:
             for position, (_, to_json) in enumerate(self._columns):
                 values[position] = dumps(to_json(answer.values[position]))
-                statuses[position] = dumps(_statuses(answer, position))
+                told = _statuses(answer, position)
+                statuses[position] = dumps(told)
+                self._meter.add(position, told)
+        else:
+            self._meter.all_present(count)
         parts = self._parts.copy()
         parts[1::6], parts[3::6], parts[5::6] = values, statuses, times
         return b"".join(parts)
