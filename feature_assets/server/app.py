@@ -73,6 +73,8 @@ def create_app(settings: Settings, journal: Journal | None = None, shared: Path 
     requests = RequestLog(settings.server.log, journal)
     audit = _audit(settings)
     logs: list[RequestLog | Audit] = [requests] if audit is None else [requests, audit]
+    if audit is not None:
+        meters.watch(lambda: [(metrics.AUDIT_LOST, (), audit.lost)])
     callers = Callers(trust.bearer, trust.security(), audit)
     online = OnlineFeatures(serving, trust.bearer, settings.server, meters)
     dagster = Dagster(settings.server) if settings.server.dagster_url else None
@@ -112,7 +114,7 @@ def create_app(settings: Settings, journal: Journal | None = None, shared: Path 
         **trust.handlers(),
     }
     app.gate = Gate(app.behind_gate, handlers)
-    app.gate.watchers += [monitoring.RequestMeter(meters, app.gate), *logs]
+    app.gate.watchers += [*logs, monitoring.RequestMeter(meters, app.gate)]
     app.state.serving = serving
     return app
 

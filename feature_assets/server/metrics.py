@@ -95,6 +95,9 @@ DECISIONS: Final = Metric(
     "policy, row_filter, unknown or quota.",
     ("act", "outcome", "rule"),
 )
+AUDIT_LOST: Final = Metric(
+    "feature_assets_audit_lost_total", "counter", "Lines of the audit log that could not be written."
+)
 SNAPSHOT_INFO: Final = Metric(
     "feature_assets_registry_snapshot_info",
     "gauge",
@@ -130,7 +133,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     for one in (
         *(REQUEST_SECONDS, REQUESTS_OPEN),
         *(READ_SECONDS, READ_FAILURES, ROWS, VALUES, DATA_AGE, ON_DEMAND_SECONDS),
-        *(DECISIONS, SNAPSHOT_INFO, SNAPSHOT_TIME, REFRESH_TIME, REFRESHES),
+        *(DECISIONS, AUDIT_LOST, SNAPSHOT_INFO, SNAPSHOT_TIME, REFRESH_TIME, REFRESHES),
         *(THREADS, THREADS_BUSY, THREADS_WAITING, WORKERS),
     )
 }
