@@ -12,7 +12,7 @@ from feature_assets.server.problems import Problem
 
 log = logging.getLogger(__name__)
 
-_TIMEOUT: Final = 30.0
+_TIMEOUT: Final = 60.0
 
 _ASSET: Final = """
 query Asset($keys: [AssetKeyInput!]!) {

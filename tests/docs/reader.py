@@ -124,14 +124,15 @@ class Reader:
         return True
 
     def _python(self, block: Block) -> None:
-        code = compile(block.text, f"<{self._place(block)}>", "exec")
+        text = self._here(block.text)
+        code = compile(text, f"<{self._place(block)}>", "exec")
         if self._written(block):
             return
         # Views are versioned by the source of their function, which is looked up by the name of the file.
         linecache.cache[code.co_filename] = (
-            len(block.text),
+            len(text),
             None,
-            block.text.splitlines(keepends=True),
+            text.splitlines(keepends=True),
             code.co_filename,
         )
         out = io.StringIO()

@@ -282,7 +282,7 @@ async def test_who_waits_no_longer_leaves_the_runs_going(world):
     world.switch("slow", on=True)
     async with client_of(short.app(), timeout=60) as http:
         body = {"start_ts": "2013-01-01", "end_ts": "2013-01-02", "feature_views": ["daily"]}
-        answer = await ask(http, world, "/materialize", body)
+        answer = await ask(http, world, "/materialize?force=true", body)
     world.switch("slow", on=False)
     assert (answer.status_code, answer.json()["status"]) == (202, "accepted")
 
