@@ -20,7 +20,7 @@ from starlette.responses import Response
 from feature_assets.access import KNOW, PUBLISH, Principal
 from feature_assets.config import ServerSettings
 from feature_assets.errors import RegistryConflict, RequestError, UnknownName
-from feature_assets.registry import Registry, RegistryStore, plan
+from feature_assets.registry import Entry, Registry, RegistryStore, plan
 from feature_assets.registry.narrowing import narrowed
 from feature_assets.registry.snapshot import ListedFeature
 from feature_assets.server import documentation as pages
@@ -29,7 +29,7 @@ from feature_assets.server.problems import Problem
 from feature_assets.server.routing import Callers, as_json
 from feature_assets.server.serving import Serving
 from feature_assets.server.wire import decoded
-from feature_assets.spec import canonical_json, to_builtins
+from feature_assets.spec import canonical_json
 
 log = logging.getLogger(__name__)
 
@@ -240,10 +240,15 @@ def _add_history(app: FastAPI, snapshots: Snapshots, callers: Callers) -> None:
         principal: Annotated[Any, callers.who_may(KNOW)], limit: Annotated[int, Query(ge=1, le=1_000)] = 100
     ) -> Response:
         """Messages may name any view: who may not know all of them gets none."""
-        entries = [to_builtins(entry) for entry in snapshots.store.history(limit)]
+        entries = [_told(entry) for entry in snapshots.store.history(limit)]
         if not principal.grant.everywhere(KNOW):
             entries = [{**entry, "message": ""} for entry in entries]
         return as_json({"entries": entries})
+
+
+def _told(entry: Entry) -> dict[str, Any]:
+    """All that an entry says, also where that is nothing."""
+    return {name: getattr(entry, name) for name in entry.__struct_fields__}
 
 
 def _add_diff(app: FastAPI, snapshots: Snapshots, callers: Callers) -> None:
@@ -317,4 +322,4 @@ def _add_rollback(
             published.sequence,
         )
         await asyncio.to_thread(refresh)
-        return as_json({**to_builtins(published.entry), "changed": published.changed})
+        return as_json({**_told(published.entry), "changed": published.changed})
