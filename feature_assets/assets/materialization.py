@@ -161,9 +161,9 @@ def _told(spec: ViewSpec, publication: Publication) -> dict[str, Any]:
 
 def _feature_table(spec: ViewSpec, publication: Publication) -> str:
     """Each feature with its share of nulls and the shape of its values."""
-    lines = ["feature | type | null | least | distribution | greatest", " | ".join(["---"] * 6)]
+    lines = ["feature | null | least | distribution | greatest", " | ".join(["---"] * 5)]
     for one in spec.features:
         share = publication.nulls.get(one.name, 0) / publication.rows if publication.rows else 0.0
         least, bars, greatest = publication.shapes.get(one.name, Shape())
-        lines.append(f"{one.name} | {one.type} | {share:.1%} | {least} | {bars} | {greatest}")
+        lines.append(f"{one.name} | {share:.1%} | {least} | {bars} | {greatest}")
     return "\n".join(lines)

@@ -97,7 +97,7 @@ def test_the_materialisation_says_what_it_did(stores: FeatureAssets, instance: d
     assert metadata["undeclared_columns_dropped"].value == "note"
     assert metadata["online"].value == "1 written, 0 already later, 0 corrected"
     assert metadata["delta_version"].value == stores.offline().state(weather.spec).version  # type: ignore[union-attr]
-    assert "temp | Float64 | 0.0% | 1 |  | 1" in metadata["features"].value
+    assert "temp | 0.0% | 1 |  | 1" in metadata["features"].value
 
 
 def test_row_counts_are_of_the_partition_and_of_the_whole_view(
