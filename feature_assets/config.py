@@ -103,6 +103,13 @@ class Settings(BaseSettings):
     online: str = Field("sqlite:.feature_assets/online.db", description="URL of the online store.")
     registry: str = Field(".feature_assets/registry", description="Folder or object-store URL of the registry.")
     training: str = Field(".feature_assets/training", description="Folder or object-store URL of saved training sets.")
+    push: str = Field(".feature_assets/push", description="Local folder of the journals of pushed rows.")
+    push_interval_seconds: float = Field(
+        0.5, ge=0, description="How long a view that is pushed to all the time gathers rows for one commit."
+    )
+    push_backlog_bytes: int = Field(
+        1 << 30, gt=0, description="How much may wait in a journal while a store is away; then pushes are refused."
+    )
     secrets: str = Field(".feature_assets/auth", description="Folder of the embedded issuer's keys and clients.")
     location: str = Field("default", description="The code location that owns what this project publishes.")
     definitions: str = Field("definitions.py", description="The file or module with the Dagster definitions.")

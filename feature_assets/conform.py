@@ -63,7 +63,9 @@ class _Rule:
 
 
 @contextmanager
-def conformed(view: ViewSpec, frame: Any, slices: Sequence[PartitionSlice], *, now: datetime) -> Iterator[Conformed]:
+def conformed(
+    view: ViewSpec, frame: Any, slices: Sequence[PartitionSlice], *, now: datetime, along: Sequence[str] = ()
+) -> Iterator[Conformed]:
     """The rows of a materialisation, checked against the declaration.
 
     Args:
@@ -72,6 +74,7 @@ def conformed(view: ViewSpec, frame: Any, slices: Sequence[PartitionSlice], *, n
             file that lives as long as this context; more rows than memory holds are fine.
         slices: the partitions that are being published; every row has to belong to one of them.
         now: the present (UTC); no event timestamp may be later than this by more than `view.max_future`.
+        along: columns that come along as they are; rows that differ in them are not duplicates.
 
     Raises:
         ContractBroken: naming column, count, first rows and the mend. Nothing has been written.
@@ -86,10 +89,11 @@ def conformed(view: ViewSpec, frame: Any, slices: Sequence[PartitionSlice], *, n
             f"Return it from {view.name}(), or take it out of the declaration."
         )
     # What nobody declared is not even computed; it may be of a type that no file holds.
-    wanted = returned.select(name for name in names if name in view.columns or name in dimensions)
-    dropped = tuple(name for name in names if name not in view.columns and name not in dimensions)
+    used = {*view.columns, *dimensions, *along}
+    wanted = returned.select(name for name in names if name in used)
+    dropped = tuple(name for name in names if name not in used)
     with _readable_again(wanted, computed=not isinstance(frame, pl.LazyFrame)) as rows:
-        yield _conform(view, rows, slices, now, dropped)
+        yield _conform(view, rows, slices, now, dropped, along)
 
 
 def _as_lazy(view: ViewSpec, frame: Any) -> pl.LazyFrame:
@@ -119,22 +123,28 @@ def _readable_again(rows: pl.LazyFrame, *, computed: bool) -> Iterator[pl.LazyFr
 
 
 def _conform(
-    view: ViewSpec, rows: pl.LazyFrame, slices: Sequence[PartitionSlice], now: datetime, dropped: tuple[str, ...]
+    view: ViewSpec,
+    rows: pl.LazyFrame,
+    slices: Sequence[PartitionSlice],
+    now: datetime,
+    dropped: tuple[str, ...],
+    along: Sequence[str],
 ) -> Conformed:
     schema = rows.collect_schema()
     dimensions = {name for one in slices for name in one.dimensions}
     place = _place(view, slices)
     casts, rules = _casts(view, place, schema)
     # What was returned stands beside what it becomes, so that one pass can compare the two.
-    both = rows.select(pl.all().name.prefix(_RAW)).with_columns(casts)
+    carried = [pl.col(_RAW + one).alias(one) for one in along]
+    both = rows.select(pl.all().name.prefix(_RAW)).with_columns([*casts, *carried])
     both = _with_partition(view, both, slices, dimensions & set(schema))
     rules += _row_rules(view, slices, now, sorted(dimensions & set(schema)))
     summary = _summarise(view, both, rules)
     for position, rule in enumerate(rules):
         if count := summary[f"rule{position}"]:
             raise ContractBroken(_message(view, place, rule, both, count, summary["rows"]))
-    ordered = both.select(*view.columns, PARTITION)
-    duplicates = superseded(ordered, _identity(view), summary["rows"])
+    ordered = both.select(*view.columns, PARTITION, *along)
+    duplicates = superseded(ordered, [*_identity(view), *along], summary["rows"])
     return Conformed(
         rows=without(ordered, duplicates),
         count=summary["rows"] - duplicates.height,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 
-from feature_assets.checks import CheckResult, RowCheck, run_checks
+from feature_assets.checks import CheckResult, RowCheck, Unique, run_checks
 from feature_assets.conform import Conformed, PartitionSlice, conformed
 from feature_assets.errors import ChecksFailed, StoreFull
 from feature_assets.offline import Commit, OfflineStore
@@ -278,6 +278,26 @@ def _units(online: OnlineStore) -> tuple[float, float] | None:
 def _consumed(online: OnlineStore, before: tuple[float, float] | None) -> tuple[float, float] | None:
     now = _units(online)
     return None if now is None or before is None else (now[0] - before[0], now[1] - before[1])
+
+
+def admitted_checks(view: ViewSpec, rows: Conformed, now: datetime) -> None:
+    """Ask pushed rows what each row can be asked; what a whole materialisation is asked, a push is not.
+
+    Raises:
+        ChecksFailed: a check of error severity failed.
+    """
+    checks = [one for one in view.checks if isinstance(one, RowCheck) and not isinstance(one, Unique)]
+    if not checks:
+        return
+    results = run_checks(
+        checks, rows.rows, event_timestamp=view.event_timestamp, end=None, now=now, personal=view.personal
+    )
+    for one in results:
+        if not one.passed and not one.stops:
+            log.warning(
+                "check warns of pushed rows view=%s check=%s failing=%d", view.name, one.check.label, one.failing
+            )
+    _stop_if_failed(view, results)
 
 
 class Appended(NamedTuple):

@@ -14,7 +14,7 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from feature_assets.access import READ, Access, Principal
+from feature_assets.access import PUSH, READ, Access, Principal
 from feature_assets.errors import RequestError, Unauthenticated
 from feature_assets.lookup import EntityRows, OnlineLookup, OnlineResponse
 from feature_assets.online import open_online_store
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from feature_assets.config import Settings
     from feature_assets.historical.spine import Frame
     from feature_assets.offline import OfflineStore
+    from feature_assets.push import Pushed, Pushes
     from feature_assets.remote import RemoteFeatureStore
     from feature_assets.training import TrainingSet, TrainingSets
 
@@ -69,6 +70,7 @@ class FeatureStore:
         self._opening = Lock()
         self._snapshot: _Snapshot | None = None
         self._online: OnlineStore | None = None
+        self._pushes: Pushes | None = None
         self._registry = RegistryStore(settings.place(settings.registry), settings.storage())
 
     @staticmethod
@@ -251,6 +253,59 @@ class FeatureStore:
         self._asking()
         return self._current().lookup(_asked(features), full_feature_names)
 
+    def push(
+        self,
+        source: str,
+        rows: Any,
+        *,
+        to: str = "online_and_offline",
+        event_id: str | None = None,
+    ) -> "Pushed":
+        """Push rows to every view that takes those of a push source.
+
+        When this returns, the rows are in a journal that survives the death of this process and a power loss; they are
+        offline exactly once and online a moment later (`.wait()` for it). The rows are taken as a whole or not at all.
+
+        Args:
+            source: the name of a `PushSource`.
+            rows: a Polars, pandas or Arrow frame, a dict of columns or a list of dicts; naive times are UTC.
+            to: "online", "offline" or "online_and_offline", as Feast has them. Offline is what online is the latest of,
+                so each of them means both.
+            event_id: the same push sent again with the same id changes nothing. Without one, and without a field of ids
+                in the source, rows that are equal in every column are the same rows.
+
+        Raises:
+            UnknownSource: there is no such source.
+            RequestError, ContractBroken, ChecksFailed: the rows are not what the views take; none was taken.
+            Forbidden: the principal may not push to one of the views.
+            StoreFull, StoreUnavailable: they cannot be kept; none was taken.
+        """
+        self.refresh()
+        decision = None
+        if (asking := self._asking()) is not None:
+            views = self.registry.fed_by(self.registry.stream_source(source).name)
+            if views:
+                decision = self._current().access.decide(asking, PUSH, *(view.name for view in views)).enforce()
+        return self._pushing().push(source, rows, to=to, event_id=event_id, decision=decision)
+
+    async def push_async(
+        self, source: str, rows: Any, *, to: str = "online_and_offline", event_id: str | None = None
+    ) -> "Pushed":
+        """`push` beside other coroutines; it runs in a thread."""
+        return await asyncio.to_thread(self.push, source, rows, to=to, event_id=event_id)
+
+    def _pushing(self) -> "Pushes":
+        from feature_assets.push import Pushes
+
+        with self._opening:
+            if self._pushes is None:
+                self._pushes = Pushes(self.settings, lambda: self.registry, self.offline, self._opened_online())
+        return self._pushes
+
+    def _opened_online(self) -> OnlineStore:
+        self._online = self._online or open_online_store(self.settings.online_url)
+        return self._online
+
     @property
     def online(self) -> OnlineStore:
         """The online store."""
@@ -292,7 +347,9 @@ class FeatureStore:
             admit_saved(name, self._sets(), self._current().access, principal)
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Let go of files and connections; what was pushed is published first."""
+        if self._pushes is not None:
+            self._pushes.close()
         if self._online is not None:
             self._online.close()
 

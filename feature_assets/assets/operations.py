@@ -14,6 +14,7 @@ from feature_assets.assets.metadata import registry_from_graph, sources_from_met
 from feature_assets.assets.passed_on import declaring
 from feature_assets.assets.resources import RESOURCE, FeatureAssets
 from feature_assets.errors import FeatureAssetsError, NotPublished
+from feature_assets.push import drain_orphans, orphaned
 from feature_assets.registry import Registry
 from feature_assets.settlement import pending, reconcile
 from feature_assets.spec import AnySource, FileSource, ViewSpec
@@ -187,6 +188,8 @@ def reconcile_sensor(views: Sequence[FeatureView]) -> dg.SensorDefinition:
                 behind[view.spec.name] = partitions
         if failed and not behind:
             raise failed[0]
+        if orphaned(stores.settings()):
+            behind["pushed rows"] = ("of a process that is gone",)
         seen = context.cursor or ""
         found = ";".join(f"{name}:{','.join(parts)}" for name, parts in sorted(behind.items()))
         if not behind:
@@ -214,6 +217,8 @@ def reconcile_job(views: Sequence[FeatureView]) -> dg.JobDefinition:
                 "%s: %d partitions were pending, %d keys changed", done.view, len(done.pending), done.changed
             )
 
+        if journals := drain_orphans(stores.settings(), stores.offline(), stores.online()):
+            context.log.info("published what %d processes had pushed and left behind", journals)
         _each_materialised(views, stores, finish, context.log)
 
     @dg.job(name=_RECONCILE_JOB, description="Makes the online store equal to the offline one.")

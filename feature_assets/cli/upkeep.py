@@ -120,11 +120,14 @@ def reconcile(
 
     Online rows are brought up to the offline history. Looks at the ledger first, so it is cheap where all is well.
     """
+    from feature_assets.push import drain_orphans
     from feature_assets.settlement import pending
     from feature_assets.settlement import reconcile as settle
 
     project = Project.of(ctx)
     rows: list[dict[str, Any]] = []
+    if not dry_run and drain_orphans(project.settings, project.offline, project.online):
+        note("Published what a process had pushed and left behind.", style="")
     for view in project.views(views or ()):
         if not view.online or project.offline.state(view) is None:
             continue

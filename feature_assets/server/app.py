@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from feature_assets.access import READ
 from feature_assets.config import Settings
 from feature_assets.errors import FeatureAssetsError
-from feature_assets.server import catalogue, history, materialize, metrics, monitoring, snapshots
+from feature_assets.server import catalogue, history, materialize, metrics, monitoring, push, snapshots
 from feature_assets.server import documentation as pages
 from feature_assets.server.audit import Audit
 from feature_assets.server.dagster import Dagster
@@ -97,6 +97,7 @@ def create_app(settings: Settings, journal: Journal | None = None, shared: Path 
     _describe_online(app, trust.security())
     _add_health(app, serving)
     history.describe(app, callers)
+    push.describe(app, callers)
     if dagster is not None:
         materialize.describe(app, callers)
     catalogue.add_to(app, serving, callers, settings)
@@ -106,16 +107,19 @@ def create_app(settings: Settings, journal: Journal | None = None, shared: Path 
     if documented:
         pages.describe_problems(app)
         pages.serve_page(app)
+    pushing = push.PushRoutes(serving, callers, settings)
     handlers: dict[tuple[str, str], Handler] = {
         ("POST", ONLINE_PATH): online,
         ("POST", history.PATH): history.HistoricalFeatures(serving, callers, settings),
         **materialize.handlers(serving, callers, dagster, settings.server),
+        **push.handlers(pushing),
         ("GET", monitoring.PATH): monitoring.MetricsPage(workers, callers, settings.server),
         **trust.handlers(),
     }
     app.gate = Gate(app.behind_gate, handlers)
     app.gate.watchers += [*logs, monitoring.RequestMeter(meters, app.gate)]
     app.state.serving = serving
+    app.state.pushing = pushing
     return app
 
 
@@ -142,12 +146,17 @@ def _lifespan(
     logs: Sequence[RequestLog | Audit],
 ) -> Any:
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
             await asyncio.to_thread(serving.refresh)
         except (FeatureAssetsError, OSError) as error:
             log.warning("nothing to serve yet error=%s: %s", type(error).__name__, error)
-        always = (serving.keep_fresh(), trust.keep_fresh(), workers.keep_written())
+        always = (
+            serving.keep_fresh(),
+            trust.keep_fresh(),
+            workers.keep_written(),
+            app.state.pushing.recover(),
+        )
         running = [asyncio.create_task(each) for each in always]
         try:
             yield
@@ -156,6 +165,7 @@ def _lifespan(
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             online.close()
+            await asyncio.to_thread(app.state.pushing.close)
             if dagster is not None:
                 await dagster.close()
             serving.close()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -613,3 +613,35 @@ def _assets() -> Path:
             "Install it: pip install fastapi-offline"
         )
     return Path(found.origin).with_name("static")
+
+
+class PushRequest(BaseModel):
+    """Rows for every view that takes those of a push source. Other fields are passed over."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "push_source_name": "trips",
+                    "df": {"driver_id": [7], "ended": ["2024-05-01T09:30:00Z"], "km": [12.5]},
+                    "to": "online_and_offline",
+                }
+            ]
+        }
+    )
+
+    push_source_name: str = Field(description="The name of the source.")
+    df: dict[str, list[Any]] = Field(description="The fields by name, with a value for each row in each.")
+    to: Literal["online", "offline", "online_and_offline"] = Field(
+        "online", description="Feast's choice; each of them means both stores here."
+    )
+    event_id: str | None = Field(None, description="The same push sent again with the same id changes nothing.")
+
+
+class WriteRequest(BaseModel):
+    """Rows of one view. Other fields are passed over."""
+
+    feature_view_name: str = Field(description="The name of a view with a push source.")
+    df: dict[str, list[Any]] = Field(
+        description="Join keys, features, `event_timestamp` and perhaps `created`, with a value for each row in each."
+    )

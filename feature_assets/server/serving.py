@@ -151,6 +151,11 @@ class Serving:
             raise NotPublished.at(self.registry_store.place)
         return self.snapshot
 
+    @property
+    def store(self) -> OnlineStore:
+        """The online store, which rows are written to as well."""
+        return self._store
+
     def refresh(self) -> bool:
         """Take up what was published since; whether there was anything."""
         try:

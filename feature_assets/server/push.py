@@ -1,0 +1,208 @@
+"""POST /push and /write-to-online-store: Feast's questions; the answer is given when the rows survive."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import orjson
+from fastapi import FastAPI
+from starlette.types import Receive, Scope
+
+from feature_assets.access import PUSH
+from feature_assets.config import Settings
+from feature_assets.errors import ChecksFailed, ContractBroken, RequestError
+from feature_assets.offline import OfflineStore
+from feature_assets.push import Pushed, Pushes
+from feature_assets.server import documentation as pages
+from feature_assets.server.gate import Exchange, Handler
+from feature_assets.server.limits import read_body
+from feature_assets.server.problems import Problem, dialect_of
+from feature_assets.server.routing import Callers
+from feature_assets.server.serving import Serving
+from feature_assets.server.wire import decoded
+from feature_assets.spec import ViewSpec
+from feature_assets.types import FeatureType, ListType, MapType, StructType, Timestamp, VectorType
+
+log = logging.getLogger(__name__)
+
+PATH: Final = "/push"
+WRITE_PATH: Final = "/write-to-online-store"
+
+_WRITERS: Final = 32
+_NESTED: Final = (ListType, VectorType, StructType, MapType)
+
+
+class PushQuestion(msgspec.Struct):
+    """The body of POST /push. Fields that Feast sends and that mean nothing here are passed over."""
+
+    push_source_name: str
+    df: dict[str, list[Any]]
+    to: Literal["online", "offline", "online_and_offline"] = "online"
+    event_id: str | None = None
+
+
+class WriteQuestion(msgspec.Struct):
+    """The body of POST /write-to-online-store."""
+
+    feature_view_name: str
+    df: dict[str, list[Any]]
+
+
+_push = msgspec.json.Decoder(PushQuestion)
+_write = msgspec.json.Decoder(WriteQuestion)
+
+
+class PushRoutes:
+    """Serves the two routes."""
+
+    def __init__(self, serving: Serving, callers: Callers, settings: Settings) -> None:
+        self._serving, self._callers, self._limits = serving, callers, settings.server
+        self._threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="push")
+        offline = OfflineStore(
+            settings.place(settings.offline), storage_options=settings.storage(), durability=settings.durability
+        )
+        self._pushes = Pushes(settings, lambda: serving.current.registry, offline, serving.store)
+
+    async def push(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
+        """Answer POST /push."""
+        principal = await self._callers.checked(scope, PUSH, exchange=exchange)
+        body = await read_body(scope, receive, largest=self._limits.max_body_bytes)
+        exchange.dialect = dialect_of(body)
+        asked, snapshot = decoded(body, _push), self._serving.current
+        source = snapshot.registry.stream_source(asked.push_source_name)
+        views = snapshot.registry.fed_by(source.name)
+        exchange.decision = (
+            snapshot.access.decide(principal, PUSH, *(view.name for view in views)).enforce() if views else None
+        )
+        types: dict[str, FeatureType] = {field.name: field.type for field in source.schema}
+        for view in views:
+            types = {**view.types, **types}
+        rows = {name: _from_feast(types.get(name), values) for name, values in asked.df.items()}
+        await self._taken(
+            partial(
+                self._pushes.push, source.name, rows, to=asked.to, event_id=asked.event_id, decision=exchange.decision
+            ),
+        )
+        await _answer(exchange, b"")
+
+    async def write(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
+        """Answer POST /write-to-online-store: the rows of one view, online when this is answered."""
+        principal = await self._callers.checked(scope, PUSH, exchange=exchange)
+        body = await read_body(scope, receive, largest=self._limits.max_body_bytes)
+        exchange.dialect = dialect_of(body)
+        asked, snapshot = decoded(body, _write), self._serving.current
+        exchange.decision = snapshot.access.decide(principal, PUSH, asked.feature_view_name).enforce()
+        view = snapshot.registry.view(asked.feature_view_name)
+        rows = _as_view(view, asked.df)
+        source = view.stream.source if view.stream is not None else ""
+        pushed = await self._taken(partial(self._pushes.push, source, rows, only=view.name, decision=exchange.decision))
+        await asyncio.get_running_loop().run_in_executor(self._threads, pushed.wait, self._limits.body_timeout_seconds)
+        await _answer(exchange, b"null")
+
+    async def _taken(self, push: Any) -> Pushed:
+        try:
+            taken: Pushed = await asyncio.get_running_loop().run_in_executor(self._threads, push)
+        except (ContractBroken, ChecksFailed) as error:
+            raise Problem(422, "bad-rows", str(error), pointer="/df") from error
+        return taken
+
+    async def recover(self) -> None:
+        """Publish what a process that is gone has left, beside whatever comes."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._pushes.recover)
+        except Exception as error:  # noqa: BLE001 (what waits goes on waiting, and pushes are taken all the same)
+            log.warning("pushed rows of a former process wait error=%s: %s", type(error).__name__, error)
+
+    def close(self) -> None:
+        """Publish what waits, and let the writers end."""
+        self._pushes.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def describe(app: FastAPI, callers: Callers) -> None:
+    """Add the routes to the OpenAPI document: the gate answers them before FastAPI would."""
+    for path, name, summary, body in (
+        (PATH, "push", "Push rows to the views of a source", pages.PushRequest),
+        (WRITE_PATH, "write_to_online_store", "Push rows to one view", pages.WriteRequest),
+    ):
+        app.post(
+            path,
+            name=name,
+            tags=["features"],
+            summary=summary,
+            response_model=None,
+            responses={
+                200: {"description": "The rows are on disk and will reach both stores.", "content": {}},
+                **pages.refusals(400, 401, 403, 404, 408, 413, 422, 429, 500, 503),
+            },
+            openapi_extra={"requestBody": pages.json_request(body)},
+        )(_described(callers))
+
+
+def _described(callers: Callers) -> Any:
+    async def route(principal: Annotated[Any, callers.who_may(PUSH)]) -> None:
+        """Feast's request. A push is taken as a whole or not at all; one that comes again changes nothing."""
+
+    return route
+
+
+def handlers(routes: PushRoutes) -> Mapping[tuple[str, str], Handler]:
+    """By method and path."""
+    return {("POST", PATH): routes.push, ("POST", WRITE_PATH): routes.write}
+
+
+def _as_view(view: ViewSpec, df: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """The columns of Feast's client by the names that the view has for them."""
+    if view.stream is None or view.stream.transform is not None:
+        raise RequestError(
+            f"View '{view.name}' takes no rows as they are: it has no push source, or transforms what that brings. Declare "
+            "it with @stream_feature_view, or push to its source."
+        )
+    names = {"event_timestamp": view.event_timestamp}
+    if view.created_timestamp is not None:
+        names["created"] = view.created_timestamp
+    rows: dict[str, list[Any]] = {}
+    for name, values in df.items():
+        own = name if name in view.types else names.get(name, name)
+        if own == "created" and own not in view.types:
+            continue
+        rows[own] = _from_feast(view.types.get(own), values)
+    created = view.created_timestamp
+    if created in rows and None in rows[created]:
+        now = datetime.now(UTC)
+        rows[created] = [now if value is None else value for value in rows[created]]
+    return rows
+
+
+def _from_feast(of: FeatureType | None, values: list[Any]) -> list[Any]:
+    """Times as Feast's client writes them, in UNIX seconds, and nested values as the text of their JSON."""
+    if of == Timestamp and any(value.__class__ is int for value in values):
+        return [_moment(value) if value.__class__ is int else value for value in values]
+    if isinstance(of, _NESTED) and any(value.__class__ is str for value in values):
+        return [_nested(value) if value.__class__ is str else value for value in values]
+    return values
+
+
+def _moment(seconds: int) -> Any:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return seconds  # What is wrong with it, its type says.
+
+
+def _nested(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+async def _answer(exchange: Exchange, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
+    await exchange.send({"type": "http.response.body", "body": body})
