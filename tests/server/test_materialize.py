@@ -157,7 +157,8 @@ def world(tmp_path_factory) -> Iterator[World]:
     made = World(tmp_path_factory.mktemp("world"))
     process = made.start()
     yield made
-    # Runs are processes of the code server's: the whole group ends.
+    # What a failed test left waiting ends too; then the group, of which runs are processes.
+    (made.folder / "slow").unlink(missing_ok=True)
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(timeout=30)
 
