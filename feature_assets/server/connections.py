@@ -23,8 +23,11 @@ SECONDS_TO_READ: Final = 30.0
 """How long a client may read nothing of an answer that does not fit in between."""
 SECONDS_TO_LEAVE: Final = 1.0
 """How long a connection on which nothing happens stays open while the server ends: its client may just be sending."""
+SECONDS_TO_LINGER: Final = 2.0
+"""How long a client that was refused while it was sending may go on, so that it gets to reading why."""
 
 LARGEST_HEADERS: Final = 65_536
+_LARGEST_REST: Final = 16 << 20
 
 
 def _refusal(status: int, kind: str, detail: str) -> bytes:
@@ -37,7 +40,26 @@ def _refusal(status: int, kind: str, detail: str) -> bytes:
 
 
 _TOO_LARGE: Final = _refusal(431, "headers-too-large", f"The headers are larger than {LARGEST_HEADERS} bytes.")
+_MALFORMED: Final = _refusal(400, "bad-request", "This is no HTTP request.")
 _TOO_SLOW: Final = _refusal(408, "slow-request", "The request did not come in time. Send it again, faster.")
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class _Transport:
+    """What uvicorn answers by. It closes when the client had a chance to hear the answer."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+        self.write = connection.transport.write
+
+    def is_closing(self) -> bool:
+        return self._connection.is_ending()
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 class Connection(HttpToolsProtocol):
@@ -46,16 +68,17 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, seconds_for_body: float = 15.0, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._seconds_for_body = seconds_for_body
-        self._in_headers, self._in_body, self._header_bytes = False, False, 0
+        self._in_headers, self._in_body, self._header_bytes, self._heard = False, False, 0, False
         self._deadline: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
-        self._leaving = False
+        self._leaving, self._lingering, self._rest = False, False, 0
         self._handlers: Mapping[tuple[bytes, bytes], AtOnce] = getattr(self.app, "at_once", {})
         self._handler: AtOnce | None = None
         self._body = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._answering = _Transport(self)
         self._start_deadline(SECONDS_FOR_HEADERS)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -64,9 +87,17 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._lingering:
+            self._rest += len(data)
+            if self._rest > _LARGEST_REST:
+                self.transport.close()
+            return
+        self._heard = False
         super().data_received(data)
         if self._in_headers:
-            self._header_bytes += len(data)
+            if not self._heard:
+                # All of it belongs to a header that has not ended.
+                self._header_bytes += len(data)
             if self._header_bytes > LARGEST_HEADERS:
                 self._end(_TOO_LARGE)
             elif self._deadline is None:
@@ -78,8 +109,26 @@ class Connection(HttpToolsProtocol):
                 self._start_deadline(self._seconds_for_body)
 
     def on_message_begin(self) -> None:
-        self._in_headers, self._header_bytes = True, 0
+        self._in_headers, self._header_bytes, self._heard = True, 0, True
         super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def _count(self, size: int) -> None:
+        self._heard = True
+        self._header_bytes += size
+        if self._header_bytes > LARGEST_HEADERS:
+            # However much comes at once: the parser stops here, and `send_400_response` is called.
+            raise _TooLarge
+
+    def send_400_response(self, msg: str) -> None:
+        self._end(_TOO_LARGE if self._header_bytes > LARGEST_HEADERS else _MALFORMED)
 
     def on_headers_complete(self) -> None:
         self._in_headers, self._in_body = False, True
@@ -92,6 +141,7 @@ class Connection(HttpToolsProtocol):
 
     def _begin(self) -> None:
         super().on_headers_complete()
+        self.cycle.transport = self._answering  # type: ignore[assignment]
         if self._leaving:
             self.cycle.keep_alive = False
 
@@ -106,7 +156,7 @@ class Connection(HttpToolsProtocol):
             and not self.parser.should_upgrade()
             and not (self.limit_concurrency and len(self.connections) >= self.limit_concurrency)
             and not self._leaving
-            and not self.transport.is_closing()
+            and not self.is_ending()
         )
 
     def on_body(self, body: bytes) -> None:
@@ -138,7 +188,7 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def _start_deadline(self, seconds: float) -> None:
-        if not self.transport.is_closing():
+        if not self.is_ending():
             self._deadline = self.loop.call_later(seconds, self._end, _TOO_SLOW)
 
     def _stop_deadline(self) -> None:
@@ -148,11 +198,37 @@ class Connection(HttpToolsProtocol):
 
     def _end(self, answer: bytes) -> None:
         self._stop_deadline()
-        if not self.transport.is_closing():
-            # An answer that has begun cannot be followed by another one.
-            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        if not self.is_ending():
+            if self._is_unanswered():
                 self.transport.write(answer)
+            self.close()
+
+    def _is_unanswered(self) -> bool:
+        """Whether what comes, if anything, has no answer yet, not even the beginning of one."""
+        if self._in_body and self._handler is None:
+            return not self.cycle.response_started
+        return self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
+
+    def is_ending(self) -> bool:
+        """Whether nothing more is answered."""
+        return self._lingering or self.transport.is_closing()
+
+    def close(self) -> None:
+        """End the connection. To close it on a client that is still sending would take away the answer it did not read."""
+        if self._lingering:
+            return
+        if not self._in_headers and not self._in_body:
             self.transport.close()
+            return
+        self._lingering = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self.loop.call_later(SECONDS_TO_LINGER, self.transport.close)
+
+    def on_response_complete(self) -> None:
+        if not self._lingering:
+            super().on_response_complete()
 
     def shutdown(self) -> None:
         """Begin to end. What is under way is answered, and so is a request that comes now, as the last one.
@@ -165,7 +241,7 @@ class Connection(HttpToolsProtocol):
         self.loop.call_later(SECONDS_TO_LEAVE, self._leave)
 
     def _leave(self) -> None:
-        if self._is_idle() and not self.transport.is_closing():
+        if self._is_idle() and not self.is_ending():
             self.transport.close()
 
     def _is_idle(self) -> bool:

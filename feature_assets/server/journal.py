@@ -82,12 +82,13 @@ class Stream:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._at_once = _LARGEST_PART if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else 1 << 30
 
     def write(self, data: bytes) -> None:
         """See `Sink`."""
         start = 0
         while start < len(data):
-            end = start + _LARGEST_PART
+            end = start + self._at_once
             end = len(data) if end >= len(data) else data.rfind(b"\n", start, end) + 1 or data.index(b"\n", start) + 1
             start += os.write(self._descriptor, data[start:end])
 
