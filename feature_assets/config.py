@@ -62,6 +62,8 @@ class ServerSettings(BaseModel):
     audit: str | None = Field(None, description='A file for the audit log, or "stderr".')
     openapi: bool | None = Field(None, description="Whether to show what the routes are; on loopback only if not set.")
     token_lifetime_seconds: int = Field(3600, gt=0, le=86_400)
+    feature_log_seconds: float = Field(5.0, gt=0, description="How often what services log is written.")
+    feature_log_max_bytes: int = Field(64 << 20, gt=0, description="Of answers that wait for it; more are dropped.")
     metrics: Literal["admin", "loopback"] = Field(
         "admin", description="Who may see /metrics: a token with that scope, or besides it whoever is on this machine."
     )

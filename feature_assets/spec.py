@@ -488,6 +488,21 @@ class OnDemandViewSpec(_Described, frozen=True, kw_only=True):
         return next((field for field in self.features if field.name == name), None)
 
 
+class LoggingConfig(Spec, frozen=True, kw_only=True):
+    """That what a service serves is logged: `sample_rate` of the requests that ask for it by name, from above 0 to 1.
+
+    `pii` names the features and request fields with personal data that are logged too; keys always are.
+    """
+
+    sample_rate: float = 1.0
+    pii: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sample_rate <= 1:
+            raise DeclarationError(f"LoggingConfig: sample_rate {self.sample_rate!r} is not above 0 and at most 1.")
+        msgspec.structs.force_setattr(self, "pii", tuple(self.pii))
+
+
 class ServiceSpec(_Described, frozen=True, kw_only=True):
     """The named list of features that one model uses."""
 
@@ -495,6 +510,7 @@ class ServiceSpec(_Described, frozen=True, kw_only=True):
     CALLED: ClassVar[Mapping[str, str]] = {}
 
     features: tuple[ViewProjection, ...]
+    logging: LoggingConfig | None = None
     asset_key: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from feature_assets.access import PUSH, READ, Access, Principal
-from feature_assets.errors import RequestError, Unauthenticated
+from feature_assets.errors import Forbidden, RequestError, Unauthenticated
 from feature_assets.lookup import EntityRows, OnlineLookup, OnlineResponse
 from feature_assets.online import open_online_store
 from feature_assets.online.protocol import OnlineStore
@@ -25,11 +25,15 @@ from feature_assets.spec import ViewProjection, canonical_json, from_json
 from feature_assets.types import microseconds
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from feature_assets.config import Settings
     from feature_assets.historical.spine import Frame
     from feature_assets.offline import OfflineStore
     from feature_assets.push import Pushed, Pushes
     from feature_assets.remote import RemoteFeatureStore
+    from feature_assets.served.shape import LogShape
+    from feature_assets.served.skew import FeatureSkew
     from feature_assets.training import TrainingSet, TrainingSets
 
 _Asked: TypeAlias = str | tuple[str | bytes, ...]
@@ -247,6 +251,65 @@ class FeatureStore:
         return await asyncio.to_thread(
             self.get_online_features, features, entity_rows, full_feature_names=full_feature_names
         )
+
+    def get_served_features(
+        self,
+        service: str,
+        *,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        statuses: bool = False,
+    ) -> "pl.LazyFrame":
+        """The vectors that the server answered with, of a service that is declared with `logging=`, by time.
+
+        Args:
+            service: its name.
+            since, until: when they were served (UTC), from the one on and before the other.
+            statuses: also the status of each value and the event timestamp of each view.
+
+        Returns:
+            `request_id` (the answer's X-Request-Id), `request_row`, `served_at`, `registry_digest`, join keys, request
+            fields, features: to train on as they are, or as a spine with `timestamp_column="served_at"`.
+
+        Raises:
+            UnknownService: there is no such service.
+            TableMissing: nothing of it was logged yet.
+            Forbidden: the store has a principal; the log holds what others were answered.
+        """
+        from feature_assets.served.reading import served_rows
+
+        shape, log, _ = self._served(service)
+        return served_rows(shape, log, since=since, until=until, statuses=statuses)
+
+    def skew(
+        self, service: str, *, since: datetime | str | None = None, until: datetime | str | None = None
+    ) -> "list[FeatureSkew]":
+        """Compare what was served of a service with what the offline store says now of the same keys and times.
+
+        Raises as `get_served_features`.
+        """
+        from feature_assets.served.skew import skew_of
+
+        shape, log, registry = self._served(service)
+        modules = self.settings.functions
+        return skew_of(registry, shape, log, self.offline, since=since, until=until, allowed_modules=modules)
+
+    def _served(self, service: str) -> "tuple[LogShape, OfflineStore, Registry]":
+        from feature_assets.access import Access
+        from feature_assets.offline import OfflineStore
+        from feature_assets.references import resolve
+        from feature_assets.served.shape import FOLDER, shape_of
+
+        if self.principal is not None:
+            raise Forbidden("The log of what was served is open to a store without a principal alone.")
+        self.refresh()
+        registry = self.registry
+        spec = registry.service(service)
+        plan = resolve(registry, service, full_feature_names=True)
+        personal = set(Access(registry).personal(plan))
+        root = f"{self.settings.place(self.settings.offline)}/{FOLDER}"
+        log = OfflineStore(root, storage_options=self.settings.storage(), durability=self.settings.durability)
+        return shape_of(registry, spec, personal), log, registry
 
     def lookup(self, features: Features, *, full_feature_names: bool = False) -> OnlineLookup:
         """The compiled lookup of these features, for many reads by one snapshot. Raises as `get_online_features`."""

@@ -25,7 +25,7 @@ LAYERS = [
         "intake",
     },
     {"access", "registry", "offline", "online", "objects", "sources"},
-    {"settlement", "publication", "push", "historical", "lookup", "training", "remote", "store"},
+    {"settlement", "publication", "push", "historical", "lookup", "training", "served", "remote", "store"},
     {"assets", "server"},
     {"cli", "testing"},
 ]

@@ -18,6 +18,7 @@ from feature_assets.spec import (
     Expressions,
     Field,
     Function,
+    LoggingConfig,
     OnDemandViewSpec,
     RequestSource,
     ServiceSpec,
@@ -190,6 +191,7 @@ class FeatureService(_Declaration):
     Args:
         name: the service's name, which training and serving ask for.
         features: views, projections such as `airport_weather[["temp"]].with_name("dest_weather")`, on-demand views.
+        logging: whether what is served is logged, and how much of it.
         **asset: what `dagster.AssetSpec` takes, as group_name.
 
     Raises:
@@ -205,6 +207,7 @@ class FeatureService(_Declaration):
         tags: Mapping[str, str] | None = None,
         owners: Sequence[str] = (),
         deprecated: str | None = None,
+        logging: LoggingConfig | None = None,
         **asset: Any,
     ) -> None:
         place = f"Feature service '{name}'"
@@ -216,6 +219,7 @@ class FeatureService(_Declaration):
             "tags": tags or {},
             "owners": owners,
             "deprecated": deprecated,
+            "logging": logging,
         }
         spec = ServiceSpec(**declaration)
         _check_together(spec, _needed(views))

@@ -22,6 +22,7 @@ from feature_assets.server import catalogue, history, materialize, metrics, moni
 from feature_assets.server import documentation as pages
 from feature_assets.server.audit import Audit
 from feature_assets.server.dagster import Dagster
+from feature_assets.server.feature_log import FeatureLog
 from feature_assets.server.gate import Gate, Handler
 from feature_assets.server.journal import Journal
 from feature_assets.server.keys import is_loopback
@@ -70,13 +71,14 @@ def create_app(settings: Settings, journal: Journal | None = None, shared: Path 
     meters = Meters(clock=_clock(settings))
     workers = Workers(meters, shared)
     serving = Serving(settings, meters)
+    feature_log = FeatureLog(settings, meters)
     requests = RequestLog(settings.server.log, journal)
     audit = _audit(settings)
     logs: list[RequestLog | Audit] = [requests] if audit is None else [requests, audit]
     if audit is not None:
         meters.watch(lambda: [(metrics.AUDIT_LOST, (), audit.lost)])
     callers = Callers(trust.bearer, trust.security(), audit)
-    online = OnlineFeatures(serving, trust.bearer, settings.server, meters)
+    online = OnlineFeatures(serving, trust.bearer, settings.server, meters, feature_log)
     dagster = Dagster(settings.server) if settings.server.dagster_url else None
     documented = settings.server.openapi
     if documented is None:
@@ -89,7 +91,7 @@ def create_app(settings: Settings, journal: Journal | None = None, shared: Path 
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=_lifespan(serving, trust, online, dagster, workers, logs),
+        lifespan=_lifespan(serving, trust, online, dagster, feature_log, workers, logs),
         exception_handlers={HTTPException: _http_problem},
         generate_unique_id_function=lambda route: route.name,
     )
@@ -142,6 +144,7 @@ def _lifespan(
     trust: Trust,
     online: OnlineFeatures,
     dagster: Dagster | None,
+    feature_log: FeatureLog,
     workers: Workers,
     logs: Sequence[RequestLog | Audit],
 ) -> Any:
@@ -166,6 +169,7 @@ def _lifespan(
             await asyncio.gather(*running, return_exceptions=True)
             online.close()
             await asyncio.to_thread(app.state.pushing.close)
+            await asyncio.to_thread(feature_log.close)
             if dagster is not None:
                 await dagster.close()
             serving.close()

@@ -123,6 +123,18 @@ REFRESHES: Final = Metric(
     "Looks at the published registry by outcome: unchanged, taken_up or failed.",
     ("outcome",),
 )
+LOG_ROWS: Final = Metric(
+    "feature_assets_feature_log_rows_total",
+    "counter",
+    "Served rows of logged services by outcome: written, or dropped because too much waited.",
+    ("service", "outcome"),
+)
+LOG_WAITING: Final = Metric(
+    "feature_assets_feature_log_queue_bytes", "gauge", "Bytes of answers that wait to be logged."
+)
+LOG_FAILURES: Final = Metric(
+    "feature_assets_feature_log_failures_total", "counter", "Writes of a service's log that failed.", ("service",)
+)
 THREADS: Final = Metric("feature_assets_pool_threads", "gauge", "Threads that a pool may have.", ("pool",))
 THREADS_BUSY: Final = Metric("feature_assets_pool_busy", "gauge", "Tasks of a pool that are being done.", ("pool",))
 THREADS_WAITING: Final = Metric("feature_assets_pool_waiting", "gauge", "Tasks of a pool that wait.", ("pool",))
@@ -134,6 +146,7 @@ METRICS: Final[Mapping[str, Metric]] = {
         *(REQUEST_SECONDS, REQUESTS_OPEN),
         *(READ_SECONDS, READ_FAILURES, ROWS, VALUES, DATA_AGE, ON_DEMAND_SECONDS),
         *(DECISIONS, AUDIT_LOST, SNAPSHOT_INFO, SNAPSHOT_TIME, REFRESH_TIME, REFRESHES),
+        *(LOG_ROWS, LOG_WAITING, LOG_FAILURES),
         *(THREADS, THREADS_BUSY, THREADS_WAITING, WORKERS),
     )
 }

@@ -15,6 +15,7 @@ from feature_assets.access import READ, Decision, in_general
 from feature_assets.config import ServerSettings
 from feature_assets.server import metrics
 from feature_assets.server.bearer import Bearer
+from feature_assets.server.feature_log import FeatureLog
 from feature_assets.server.gate import Exchange, Headers
 from feature_assets.server.limits import read_body
 from feature_assets.server.meters import Meters, Watched
@@ -34,7 +35,15 @@ _T = TypeVar("_T")
 class OnlineFeatures:
     """POST /get-online-features."""
 
-    def __init__(self, serving: Serving, bearer: Bearer, limits: ServerSettings, meters: Meters) -> None:
+    def __init__(
+        self,
+        serving: Serving,
+        bearer: Bearer,
+        limits: ServerSettings,
+        meters: Meters,
+        log: FeatureLog | None = None,
+    ) -> None:
+        self._log = log
         self._serving, self._bearer = serving, bearer
         self._max_bytes, self._max_keys = limits.max_body_bytes, limits.max_keys
         self._threads, self._in_threads = ThreadPoolExecutor(_READERS, thread_name_prefix=_POOL), 0
@@ -54,9 +63,9 @@ class OnlineFeatures:
         decision = exchange.decision = question.reading.decide(principal).enforce()
         exchange.note(snapshot.digest, question.width, asked.rows)
         if _is_short(question, asked.rows):
-            answer = _answered(question, asked, decision)
+            answer = self._answered(question, asked, decision, exchange)
         else:
-            answer = await self._in_thread(_answered, question, asked, decision)
+            answer = await self._in_thread(self._answered, question, asked, decision, exchange)
         headers = [*snapshot.headers, (b"content-length", b"%d" % len(answer))]
         await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
         await exchange.send({"type": "http.response.body", "body": answer})
@@ -76,7 +85,7 @@ class OnlineFeatures:
             return None
         exchange.asked_by(principal)
         exchange.note(snapshot.digest, question.width, rows)
-        return _answered(question, asked, decision), snapshot.lines
+        return self._answered(question, asked, decision, exchange), snapshot.lines
 
     async def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:
         self._in_threads += 1
@@ -91,6 +100,13 @@ class OnlineFeatures:
         yield metrics.THREADS_BUSY, (_POOL,), busy
         yield metrics.THREADS_WAITING, (_POOL,), self._in_threads - busy
 
+    def _answered(self, question: Question, asked: OnlineQuestion, decision: Decision, exchange: Exchange) -> bytes:
+        found = question.lookup.read(asked.entities, decision)
+        answer = question.answer.encode(found)
+        if question.logging is not None and self._log is not None:
+            self._log.take(question.logging, exchange.id, asked, found, len(answer))
+        return answer
+
     def close(self) -> None:
         """Let the readers end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -99,7 +115,3 @@ class OnlineFeatures:
 def _is_short(question: Question, rows: int) -> bool:
     """Whether to answer it holds up nobody else."""
     return not question.in_thread and rows * question.width <= _CELLS_IN_PLACE
-
-
-def _answered(question: Question, asked: OnlineQuestion, decision: Decision) -> bytes:
-    return question.answer.encode(question.lookup.read(asked.entities, decision))

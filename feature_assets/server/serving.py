@@ -8,7 +8,8 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -22,14 +23,17 @@ from feature_assets.errors import (
 from feature_assets.lookup import OnlineLookup
 from feature_assets.online import open_online_store
 from feature_assets.online.protocol import OnlineStore
-from feature_assets.references import parse_reference
+from feature_assets.references import ReadPlan, parse_reference
 from feature_assets.registry import Published, Registry, RegistryStore
 from feature_assets.server import metrics
 from feature_assets.server.meters import Meters, Watched
 from feature_assets.server.problems import Problem
 from feature_assets.server.wire import Asked, OnlineAnswer, OnlineQuestion, QuestionKey
-from feature_assets.spec import Function
+from feature_assets.spec import Function, ServiceSpec
 from feature_assets.types import microseconds
+
+if TYPE_CHECKING:
+    from feature_assets.served.shape import LogShape
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +44,7 @@ _QUESTIONS_WARMED: Final = 64
 class Question:
     """A feature list, compiled: what it needs to be allowed, and how it is answered."""
 
-    __slots__ = ("answer", "asked", "in_thread", "lookup", "reading", "width")
+    __slots__ = ("answer", "asked", "in_thread", "logging", "lookup", "reading", "width")
 
     def __init__(
         self, asked: OnlineQuestion, reading: Reading, lookup: OnlineLookup, meters: Meters, *, local: bool
@@ -48,11 +52,35 @@ class Question:
         # Without its entities: they are those of whoever asked first.
         self.asked = msgspec.structs.replace(asked, entities={}, features=msgspec.Raw(bytes(asked.features)))
         self.reading, self.lookup = reading, lookup
+        self.logging: LoggedService | None = None
         plan = lookup.plan
         self.answer = OnlineAnswer(lookup, meters.values(plan), with_types=asked.include_types)
         self.width = len(plan.outputs)
         # What may wait for a network, or runs code that somebody else wrote, must not hold up other requests.
         self.in_thread = not local or any(isinstance(one.spec.transformation, Function) for one in plan.on_demand)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedService:
+    """A service whose answers are logged."""
+
+    shape: "LogShape"
+    rate: float
+    registry: str
+
+    @classmethod
+    def of(cls, snapshot: "Snapshot", service: ServiceSpec, plan: ReadPlan) -> "LoggedService | None":
+        """None where its log cannot be made, which the program's log says."""
+        from feature_assets.served.shape import shape_of
+
+        assert service.logging is not None  # noqa: S101 (who calls has looked)
+        names = snapshot.access.personal(plan)
+        personal = {output.column for output in plan.outputs if output.name in names}
+        try:
+            return cls(shape_of(snapshot.registry, service, personal), service.logging.sample_rate, snapshot.digest)
+        except FeatureAssetsError as error:
+            log.warning("service is not logged service=%s error=%s", service.name, error)
+            return None
 
 
 class Snapshot:
@@ -107,6 +135,9 @@ class Snapshot:
             now = microseconds(present)
             lookup = OnlineLookup(plan, self._store, functions, clock=lambda: now, on_seconds=on_seconds)
         question = Question(asked, reading, lookup, self._meters, local=self._local)
+        service = self.registry.services[asked.feature_service] if asked.feature_service else None
+        if service is not None and service.logging is not None:
+            question.logging = LoggedService.of(self, service, plan)
         if len(self.compiled) >= _QUESTIONS_KEPT:
             # Those that are asked all the time are compiled again at once; to keep track of them would cost each.
             self.compiled.clear()
