@@ -5,10 +5,12 @@ The registry holds no code. It holds a path, and the digest of the source that s
 
 import inspect
 import linecache
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from importlib import import_module
+from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -49,6 +51,12 @@ def function_digest(function: Callable[..., Any]) -> str:
     except (OSError, TypeError) as error:
         raise DeclarationError(f"The source of {function!r} cannot be read: {error}. Define it in a file.") from error
     return sha256(textwrap.dedent(source).encode()).hexdigest()
+
+
+def make_importable(root: Path) -> None:
+    """Let this process import what lies in the project's folder, as Dagster does with a working directory."""
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
 
 
 def load_function(how: Function, allowed_modules: Sequence[str], place: str) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ import dagster as dg
 from feature_assets.assets.resources import RESOURCE, FeatureAssets
 from feature_assets.config import FILE_NAME, Settings
 from feature_assets.errors import ConfigurationError, FeatureAssetsError
+from feature_assets.functions import make_importable
 
 
 def load_definitions(settings: Settings) -> dg.Definitions:
@@ -63,9 +64,7 @@ def _elsewhere(name: str, here: str, there: str) -> ConfigurationError:
 
 
 def _module(name: str, root: Path) -> ModuleType:
-    # As Dagster does with a working directory: what lies beside the definitions can be imported by them.
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
+    make_importable(root)
     try:
         return (
             _from_file((root / name).resolve(), root.resolve())

@@ -39,7 +39,13 @@ class Project:
     def settings(self) -> "Settings":
         from feature_assets.config import Settings
 
-        return Settings.load(self.options.config)
+        settings = Settings.load(self.options.config)
+        if settings.functions:
+            from feature_assets.functions import make_importable
+
+            # The installed command starts with its own folder on the path, not with the project's.
+            make_importable(settings.root)
+        return settings
 
     @cached_property
     def store(self) -> "FeatureStore":

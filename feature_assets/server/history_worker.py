@@ -18,6 +18,7 @@ import polars as pl
 from feature_assets.access import Grant, Principal
 from feature_assets.config import Settings
 from feature_assets.errors import FeatureAssetsError, Forbidden, RequestError, StoreFull, WrongType
+from feature_assets.functions import make_importable
 from feature_assets.references import ReadPlan, resolve
 from feature_assets.spec import ViewProjection, canonical_json
 from feature_assets.store import FeatureStore
@@ -130,7 +131,10 @@ def run(job: Job) -> Outcome:
         FeatureAssetsError: the question cannot be answered.
     """
     question = job.question
-    with FeatureStore(Settings(**job.settings), principal=job.asker.principal) as store:
+    settings = Settings(**job.settings)
+    if settings.functions:
+        make_importable(settings.root)
+    with FeatureStore(settings, principal=job.asker.principal) as store:
         store.refresh()
         found = store.get_historical_features(
             _spine(job, store),

@@ -128,3 +128,28 @@ def test_a_process_ends_with_1_and_one_line(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["Error", "Try"]
+
+
+def test_the_installed_command_finds_functions_in_the_project(shop: Path, tmp_path: Path) -> None:
+    """It starts with its own folder on the path, not with the one that it is called in."""
+    folder = tmp_path / "shop"
+    shutil.copytree(shop, folder, symlinks=True)
+    (folder / "cents.py").write_text(
+        "def in_cents(inputs):\n    return {'last_cents': round(100 * (inputs['last_amount'] or 0))}\n"
+    )
+    definitions = folder / "definitions.py"
+    declared = (
+        "from cents import in_cents\n\ncents = OnDemandFeatureView('cents', sources=[customer_orders[['last_amount']]], "
+        "schema=[Field('last_cents', Int64)], function=in_cents, mode='row')\n\n"
+    )
+    text = definitions.read_text().replace("customer_value])", "customer_value, cents])")
+    definitions.write_text(text.replace("defs = feature", declared + "defs = feature"))
+    settings = folder / "feature_assets.toml"
+    settings.write_text('functions = ["cents"]\n' + settings.read_text())
+    program = [sys.executable, "-P", "-m", "feature_assets.cli"]
+    for words in (["apply"], ["get", "online", "cents:last_cents", "--entity", "customer_id=c1", "--json"]):
+        done = subprocess.run(
+            [*program, *words], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert "last_cents" in done.stdout
