@@ -106,7 +106,7 @@ class World:
     def __init__(self, issuer: ForeignIssuer, **options: str) -> None:
         self.now = 1_000.0
         self.issuer = issuer
-        asked = Asked(issuer.url, **({"client_id": CLIENT, "secret": SECRET} | options))
+        self.foreign = asked = Asked(issuer.url, **({"client_id": CLIENT, "secret": SECRET} | options))
         introspection = Introspection(asked.introspected, seconds=SECONDS, clock=lambda: self.now)
         keys = KeyCache(asked.keys, clock=lambda: self.now)
         self.validator = TokenValidator(
@@ -125,9 +125,11 @@ class World:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    with ForeignIssuer() as made:
-        yield World(made)
+async def world() -> AsyncIterator[World]:
+    with ForeignIssuer() as issuer:
+        made = World(issuer)
+        yield made
+        await made.foreign.close()
 
 
 async def test_an_answer_is_kept_for_its_time(world):
