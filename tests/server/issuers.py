@@ -195,6 +195,13 @@ def _with_jwk(issuer: ForeignIssuer) -> str:
     return issuer.token(key=secret, alg="HS256", header={"kid": "rsa"})
 
 
+def _other_bits(issuer: ForeignIssuer) -> str:
+    """The last letter of 64 bytes in base64 holds four bits that say nothing."""
+    token = issuer.token()
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    return token[:-1] + letters[letters.index(token[-1]) ^ 1]
+
+
 def _unsigned(alg: str) -> Made:
     head = json.dumps({"alg": alg, "typ": "at+jwt", "kid": "ec"})
     return lambda issuer: f"{b64(head)}.{b64(json.dumps(issuer.claims()))}."
@@ -268,6 +275,8 @@ BAD: dict[str, Made] = {
     "type JWT": lambda i: i.token(header={"typ": "JWT"}),
     "type of another kind": lambda i: i.token(header={"typ": ["at+jwt"]}),
     "an ID token": lambda i: i.token(header={"typ": "JWT"}, nonce="n", client_id=None),
+    "type id_token": lambda i: i.token(header={"typ": "id_token"}),
+    "type with a NUL": lambda i: i.token(header={"typ": "at+jwt\0"}),
     "a logout token": lambda i: i.token(header={"typ": "logout+jwt"}),
     "alg none": _unsigned("none"),
     "alg nOnE": _unsigned("nOnE"),
@@ -295,6 +304,7 @@ BAD: dict[str, Made] = {
     "no key id": lambda i: i.token(header={"kid": None}),
     "an empty key id": lambda i: i.token(header={"kid": ""}),
     "a key id of another kind": lambda i: i.token(header={"kid": 5}),
+    "a key id with a NUL": lambda i: i.token(header={"kid": "ec\0"}),
     "a key id that is a path": lambda i: i.token(header={"kid": "../../etc/passwd"}),
     "its own key": _embedded_key,
     "jku": lambda i: i.token(header={"jku": "http://127.0.0.1:1/keys"}),
@@ -341,6 +351,9 @@ BAD: dict[str, Made] = {
     "no subject": lambda i: i.token(sub=None),
     "an empty subject": lambda i: i.token(sub=""),
     "a subject of another kind": lambda i: i.token(sub=["a"]),
+    "a subject with a NUL": lambda i: i.token(sub="admin\0"),
+    "a subject that clears the screen": lambda i: i.token(sub="\x1b[2J"),
+    "a client that turns letters round": lambda i: i.token(client_id="\u202eresu"),
     "a subject of two lines": lambda i: i.token(sub="a\nstatus=200"),
     "half a surrogate pair": _raw(lambda text, _: text.replace("user-1", "\\ud800")),
     "a subject of 10,000 letters": lambda i: i.token(sub="a" * 10_000),
@@ -370,6 +383,8 @@ BAD: dict[str, Made] = {
     "claims in UTF-16": lambda i: i.token(json.dumps(i.claims()).encode("utf-16")),
     "claims after a BOM": lambda i: i.token(b"\xef\xbb\xbf" + json.dumps(i.claims()).encode()),
     "claims 2,000 deep": lambda i: i.token(_nested(2_000)),
+    "claims 5,000 deep": lambda i: i.token(_nested(5_000)),
+    "claims 5,000 lists deep": lambda i: i.token(b"[" * 5_000 + b"]" * 5_000),
     "no claims": lambda i: i.token(b"{}"),
     "a header that is a list": lambda i: signed("[]", json.dumps(i.claims()).encode(), i.keys["ec"], "ES256"),
     "a header 300 deep": lambda i: signed(
@@ -383,6 +398,10 @@ BAD: dict[str, Made] = {
     "a signature of zeros": lambda i: i.token().rpartition(".")[0] + "." + b64(bytes(64)),
     "a signature with a letter more": lambda i: i.token() + "A",
     "padded": lambda i: i.token() + "==",
+    "claims with a letter more": lambda i: "A.".join(i.token().rsplit(".", 1)),
+    "a header with a letter more": lambda i: i.token().replace(".", "A.", 1),
+    "base64 with + and /": lambda i: i.token().replace("-", "+").replace("_", "/") + "+/",
+    "the same bits written otherwise": _other_bits,
     "a space within": lambda i: i.token().replace(".", ". ", 1),
     "two parts": lambda i: i.token().rpartition(".")[0],
     "four parts": lambda i: i.token() + ".e30",
