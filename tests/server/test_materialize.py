@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from feature_assets.config import ServerSettings, Settings
+from feature_assets.errors import TableMissing
 from feature_assets.online import open_online_store
 from feature_assets.registry import RegistryStore
 from feature_assets.server.spans import after, overlap, start_of, touched
@@ -60,6 +61,11 @@ def daily(context: dg.AssetExecutionContext) -> pl.DataFrame:
     return rows(context, each_day(context.partition_time_window))
 
 
+@feature_view(partitions_def=days, **options)
+def nightly(context: dg.AssetExecutionContext) -> pl.DataFrame:
+    return rows(context, each_day(context.partition_time_window))
+
+
 @feature_view(partitions_def=days, backfill_policy=dg.BackfillPolicy.multi_run(2), **options)
 def by_two(context: dg.AssetExecutionContext) -> pl.DataFrame:
     return rows(context, each_day(context.partition_time_window))
@@ -70,7 +76,7 @@ def whole(context: dg.AssetExecutionContext) -> pl.DataFrame:
     return rows(context, [datetime(2013, 1, 5, tzinfo=timezone.utc)])
 
 
-defs = feature_definitions([daily, by_two, whole])
+defs = feature_definitions([daily, nightly, by_two, whole])
 """
 
 INSTANCE = """\
@@ -126,7 +132,7 @@ class World:
                 answer = httpx.post(
                     f"http://127.0.0.1:{self.port}/graphql", json={"query": "{ assetNodes { id } }"}, timeout=10
                 )
-                if len(answer.json()["data"]["assetNodes"]) >= 3:
+                if len(answer.json()["data"]["assetNodes"]) >= 4:
                     return process
             except (httpx.HTTPError, ValueError):
                 pass
@@ -138,10 +144,13 @@ class World:
         return bearer(self.platform.token(*(scopes or ("features:materialize", "registry:read"))))
 
     def trips(self, view: str) -> int | None:
-        """What is online of driver 1."""
+        """What is online of driver 1; None before anything is."""
         with closing(open_online_store(self.settings.online_url)) as store:
             spec = self.platform.registry.read().registry.view(view)
-            found = store.reader(spec, ["trips"])([(1,)])
+            try:
+                found = store.reader(spec, ["trips"])([(1,)])
+            except TableMissing:
+                return None
         value: int | None = found[1][0][0]
         return value
 
@@ -187,33 +196,49 @@ async def test_a_window_is_one_run_over_the_partitions_that_it_touches(http, wor
         "full_feature_names": False,
         "version": None,
     }
+    before = await materialised(world)
     answer = await ask(http, world, "/materialize", body)
     assert answer.status_code == 200, answer.text
     (run,) = answer.json()["runs"]
     assert (run["feature_view"], run["kind"], answer.json()["status"]) == ("daily", "run", "succeeded")
-    assert world.trips("daily") == 5
-    assert await materialised(world) == ["2013-01-02", "2013-01-03", "2013-01-04", "2013-01-05"]
+    asked = {"2013-01-02", "2013-01-03", "2013-01-04", "2013-01-05"}
+    assert set(await materialised(world)) == asked.union(before)
+    assert world.trips("daily") == int(max(asked.union(before))[-2:])
 
 
-async def materialised(world: World) -> list[str]:
-    asked = "latestMaterializationByPartition { partition }"
-    query = f'{{ assetNodeOrError(assetKey: {{path: ["daily"]}}) {{ ... on AssetNode {{ {asked} }} }} }}'
+async def asked_of_dagster(world: World, query: str) -> Any:
     async with httpx.AsyncClient() as client:
         answer = await client.post(f"http://127.0.0.1:{world.port}/graphql", json={"query": query}, timeout=30)
-    node = answer.json()["data"]["assetNodeOrError"]
+    return answer.json()["data"]
+
+
+async def materialised(world: World, view: str = "daily") -> list[str]:
+    asked = "latestMaterializationByPartition { partition }"
+    query = f'{{ assetNodeOrError(assetKey: {{path: ["{view}"]}}) {{ ... on AssetNode {{ {asked} }} }} }}'
+    node = (await asked_of_dagster(world, query))["assetNodeOrError"]
     return sorted(one["partition"] for one in node["latestMaterializationByPartition"] if one)
 
 
+async def all_ended(world: World) -> None:
+    """Wait for the runs, so that the next test finds nothing under way."""
+    query = "{ runsOrError(filter: {statuses: [QUEUED, STARTING, STARTED]}) { ... on Runs { results { id } } } }"
+    for _ in range(600):
+        if not (await asked_of_dagster(world, query))["runsOrError"]["results"]:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("runs are still going")
+
+
 async def test_the_increment_goes_from_the_last_materialised_partition_on(http, world):
-    answer = await ask(
-        http, world, "/materialize-incremental", {"end_ts": "2013-01-07T12:00:00", "feature_views": ["daily"]}
-    )
+    first = {"start_ts": "2013-01-03", "end_ts": "2013-01-05", "feature_views": ["nightly"]}
+    assert (await ask(http, world, "/materialize", first)).status_code == 200
+    body = {"end_ts": "2013-01-07T12:00:00", "feature_views": ["nightly"]}
+    answer = await ask(http, world, "/materialize-incremental", body)
     assert answer.status_code == 200, answer.text
-    assert (await materialised(world))[-2:] == ["2013-01-06", "2013-01-07"]
-    assert world.trips("daily") == 7
-    again = await ask(
-        http, world, "/materialize-incremental", {"end_ts": "2013-01-07T12:00:00", "feature_views": ["daily"]}
-    )
+    made = ["2013-01-03", "2013-01-04", "2013-01-05", "2013-01-06", "2013-01-07"]
+    assert await materialised(world, "nightly") == made
+    assert world.trips("nightly") == 7
+    again = await ask(http, world, "/materialize-incremental", body)
     assert (again.status_code, again.json()["runs"]) == (200, [])
 
 
@@ -251,6 +276,7 @@ async def test_what_is_under_way_is_not_started_again_unless_that_is_asked_for(h
             break
         await asyncio.sleep(0.1)
     assert world.trips("daily") == 10
+    await all_ended(world)
 
 
 async def test_more_partitions_than_one_run_may_have_are_a_backfill(http, world):
@@ -286,6 +312,7 @@ async def test_who_waits_no_longer_leaves_the_runs_going(world):
         answer = await ask(http, world, "/materialize?force=true", body)
     world.switch("slow", on=False)
     assert (answer.status_code, answer.json()["status"]) == (202, "accepted")
+    await all_ended(world)
 
 
 @pytest.mark.parametrize(
