@@ -55,7 +55,10 @@ class ServerSettings(BaseModel):
     )
     dagster_headers: dict[str, SecretStr] = Field({}, description="What it wants to be sent, as a token.")
     materialize_seconds: float = Field(600.0, gt=0, description="How long a request waits for a materialisation.")
-    body_timeout_seconds: float = Field(15.0, gt=0)
+    body_timeout_seconds: float = Field(15.0, gt=0, description="How long a body may pause, or be too slow.")
+    body_min_bytes_per_second: float = Field(
+        16_384.0, gt=0, description="How fast a body has to come that takes longer than that."
+    )
     tls_certificate: str | None = Field(None, description="File of the certificate for TLS and those above it, PEM.")
     tls_key: str | None = Field(None, description="File of its key, PEM, without a password.")
     log: Literal["text", "json"] = "text"

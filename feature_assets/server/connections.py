@@ -65,9 +65,12 @@ class _Transport:
 class Connection(HttpToolsProtocol):
     """A request that comes in one piece, as nearly all do, starts no timer."""
 
-    def __init__(self, *arguments: Any, seconds_for_body: float = 15.0, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, seconds_for_body: float = 15.0, least_for_body: float = 16_384.0, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
-        self._seconds_for_body = seconds_for_body
+        self._seconds_for_body, self._least_for_body = seconds_for_body, least_for_body
+        self._body_since, self._body_last, self._body_bytes = 0.0, 0.0, 0
         self._in_headers, self._in_body, self._header_bytes, self._heard = False, False, 0, False
         self._deadline: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
@@ -106,7 +109,10 @@ class Connection(HttpToolsProtocol):
             if self._handler is not None:
                 self._by_asgi()
             if self._deadline is None:
-                self._start_deadline(self._seconds_for_body)
+                self._wait_for_body()
+            else:
+                self._body_last = self.loop.time()
+                self._body_bytes += len(data)
 
     def on_message_begin(self) -> None:
         self._in_headers, self._header_bytes, self._heard = True, 0, True
@@ -190,6 +196,26 @@ class Connection(HttpToolsProtocol):
     def _start_deadline(self, seconds: float) -> None:
         if not self.is_ending():
             self._deadline = self.loop.call_later(seconds, self._end, _TOO_SLOW)
+
+    def _wait_for_body(self) -> None:
+        if not self.is_ending():
+            self._body_since = self._body_last = self.loop.time()
+            self._body_bytes = 0
+            self._deadline = self.loop.call_later(self._seconds_for_body, self._look_at_body)
+
+    def _look_at_body(self) -> None:
+        """End what has paused for that long or is too slow on the whole; a large body takes its time as long as it comes."""
+        if self.flow.read_paused:
+            # It is not the client that is slow.
+            self._wait_for_body()
+            return
+        paid_for = self._body_since + self._body_bytes / self._least_for_body
+        left = min(self._body_last, paid_for) + self._seconds_for_body - self.loop.time()
+        # Of a body that nobody reads, because the answer is out, no more is waited for.
+        if left > 0 and not self.cycle.response_complete:
+            self._deadline = self.loop.call_later(left, self._look_at_body)
+        else:
+            self._end(_TOO_SLOW)
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:

@@ -64,7 +64,11 @@ def config_of(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
     tls = files_of(settings)
     return uvicorn.Config(
         app,
-        http=partial(Connection, seconds_for_body=settings.server.body_timeout_seconds),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            Connection,
+            seconds_for_body=settings.server.body_timeout_seconds,
+            least_for_body=settings.server.body_min_bytes_per_second,
+        ),
         loop=f"{Loop.__module__}:{Loop.__qualname__}",
         ws="none",
         lifespan="on",

@@ -71,6 +71,92 @@ async def letter_by_letter(wire: Wire, data: bytes) -> None:
         await asyncio.sleep(0.02)
 
 
+# Seconds are long here beside the pauses of the senders: a busy machine may hold up both.
+SLOW = {"body_timeout_seconds": 1.5, "body_min_bytes_per_second": 2_000}
+
+
+@pytest.fixture
+async def patient(tmp_path) -> AsyncIterator[Server]:
+    """A server that gives bodies time if they come at 2,000 bytes a second."""
+    platform = Platform(tmp_path, **SLOW)
+    fill(platform)
+    async with serving(platform) as made:
+        yield made
+    platform.store.close()
+
+
+async def in_pieces(wire: Wire, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        await wire.send(piece)
+        await asyncio.sleep(0.1)
+
+
+async def test_a_large_body_may_take_longer_than_a_small_one_as_long_as_it_comes(patient):
+    """Three times the time that a body has: whoever uploads a spine over a slow line does nothing wrong."""
+    body = QUESTION + b" " * (45 * 1_000 - len(QUESTION))
+    pieces = [body[at : at + 1_000] for at in range(0, len(body), 1_000)]
+    async with patient.connected() as wire:
+        await wire.send(patient.head(length=len(body)))
+        await in_pieces(wire, pieces)
+        assert (await wire.answer()).status == 200
+        await wire.send(patient.head("transfer-encoding: chunked"))
+        await in_pieces(wire, [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces])
+        await wire.send(b"0\r\n\r\n")
+        assert (await wire.answer()).status == 200
+
+
+async def test_a_body_that_comes_in_drops_is_cut_off(patient):
+    async with patient.connected() as wire:
+        await wire.send(patient.head(length=100_000))
+        sending = asyncio.create_task(in_pieces(wire, [b" " * 20] * 5_000))
+        answer = await wire.answer()
+        assert not sending.done()
+        sending.cancel()
+        assert answer.status == 408
+        assert await wire.rest() == b""
+
+
+async def test_a_body_that_came_fast_and_stops_is_cut_off(patient):
+    """What it sent at once buys it no more than any other: it would hold the connection for minutes."""
+    async with patient.connected() as wire:
+        await wire.send(patient.head(length=1_000_000))
+        await in_pieces(wire, [b" " * 100_000] * 9)
+        answer = await asyncio.wait_for(wire.answer(), 200)
+        assert answer.status == 408
+        assert await wire.rest() == b""
+
+
+async def test_whoever_waits_for_the_server_to_read_is_not_slow(tmp_path):
+    """An application may look at the token, or wait for an issuer, before it takes the body."""
+    platform = Platform(tmp_path, **SLOW)
+    app = platform.app().gate
+
+    async def thoughtful(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await asyncio.sleep(5)
+        await app(scope, receive, send)
+
+    fill(platform)
+    body = QUESTION + b" " * 900_000
+    async with serving(platform, thoughtful) as server, server.connected() as wire:
+        sending = asyncio.create_task(
+            in_pieces(wire, [server.head(length=len(body)), *[body[:300_000], body[300_000:]]])
+        )
+        assert (await wire.answer()).status == 200
+        await sending
+    platform.store.close()
+
+
+async def test_nobody_goes_on_sending_what_was_refused(patient):
+    async with patient.connected() as wire:
+        await wire.send(b"POST /get-online-features HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000\r\n\r\n{")
+        assert (await wire.answer()).status == 401
+        sending = asyncio.create_task(in_pieces(wire, [b" " * 10_000] * 5_000))
+        assert await wire.rest() == b""
+        assert not sending.done()
+        sending.cancel()
+
+
 async def test_a_second_request_has_deadlines_as_well(server):
     async with server.connected() as wire:
         await wire.send(server.question())
@@ -86,6 +172,9 @@ async def test_many_who_stall_hold_up_nobody(server):
             await wire.send([b"", server.head()[:-20], server.head(length=100)][number % 3])
         async with httpx.AsyncClient(base_url=server.url) as http:
             assert (await http.get("/health", timeout=30)).status_code == 200
+        async with server.connected() as good:
+            await good.send(server.question())
+            assert (await good.answer()).status == 200
         assert {(await wire.answer()).status for wire in wires} == {408}
 
 

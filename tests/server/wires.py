@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import uvicorn
 
@@ -83,10 +83,10 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(platform: Platform) -> AsyncIterator[Server]:
+async def serving(platform: Platform, app: Any = None) -> AsyncIterator[Server]:
     bound = listening("127.0.0.1", 0)
     port = bound.getsockname()[1]
-    server = uvicorn.Server(config_of(platform.app().gate, platform.settings))
+    server = uvicorn.Server(config_of(app or platform.app().gate, platform.settings))
     task = asyncio.create_task(server.serve(sockets=[bound]))
     await until(lambda: server.started)
     try:
