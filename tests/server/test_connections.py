@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from feature_assets.server import connections
+from feature_assets.server import connections, process
 from tests.server.conftest import Platform, fill
 from tests.server.wires import PATH, QUESTION, Server, Wire, serving, until
 
@@ -342,6 +342,39 @@ async def test_requests_one_after_another_are_answered_in_their_order(server):
         await wire.send(b"".join(map(server.question, bodies)))
         answers = [json.loads((await wire.answer()).body) for _ in asked]
     assert [answer["results"][0]["values"] for answer in answers] == [one["origin"] for one in asked]
+
+
+async def test_quick_and_slow_ways_to_an_answer_keep_the_order_as_well(server):
+    """What is answered at once, what FastAPI answers, what is refused; in the end what is no request."""
+    health = server.head(method="GET", path="/health", length=0)
+    unknown = server.question(json.dumps({"features": ["weather:wnd"], "entities": {"origin": ["JFK"]}}).encode())
+    async with server.connected() as wire:
+        await wire.send(server.question())
+        await wire.answer()
+        sent = [server.question(), server.question(), health, server.question(), unknown, server.question()]
+        await wire.send(b"".join(sent))
+        assert [(await wire.answer()).status for _ in sent] == [200, 200, 200, 200, 404, 200]
+        await wire.send(server.question() * 3 + b"NO REQUEST\r\n\r\n")
+        assert [(await wire.answer()).status for _ in range(4)] == [200, 200, 200, 400]
+        assert await wire.rest() == b""
+
+
+async def test_many_large_answers_at_once_arrive_whole(server):
+    body = json.dumps({"features": ["weather:wind"], "entities": {"origin": ["JFK"] * 900}}).encode()
+    async with server.connected() as wire:
+        await wire.send(server.question(body) * 20)
+        answers = [await wire.answer() for _ in range(20)]
+    assert {len(json.loads(answer.body)["results"][1]["values"]) for answer in answers} == {900}
+
+
+async def test_who_asks_nothing_more_is_closed_and_who_goes_on_asking_is_not(filled, monkeypatch):
+    monkeypatch.setattr(process, "_SECONDS_IDLE", 0.4)
+    async with serving(filled) as server, server.connected() as wire:
+        for _ in range(8):
+            await wire.send(server.question())
+            assert (await wire.answer()).status == 200
+            await asyncio.sleep(0.1)
+        assert await asyncio.wait_for(wire.rest(), 20) == b""
 
 
 async def test_a_request_in_pieces_is_answered_as_a_whole_one_is(server):
