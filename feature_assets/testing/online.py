@@ -400,6 +400,13 @@ class OnlineStoreContract:
         assert ("other" in weather_store.ledger(WEATHER).entries) is not superseded
         assert weather_store.stored(WEATHER).is_empty() is superseded
 
+    def test_what_is_entered_itself_does_not_supersede(self, weather_store: OnlineStore) -> None:
+        """Whoever has seen a partition may publish that same one."""
+        weather_store.write(WEATHER, online_rows(WEATHER, []), AppliedPublication(6, 2, {"a": 0}))
+        rows = online_rows(WEATHER, [weather("JFK", 3, publication=7)])
+        count = weather_store.write(WEATHER, rows, AppliedPublication(7, 3, {"a": 1}, seen={"a": 6}))
+        assert count == WriteCount(written=1)
+
     def test_the_same_publication_may_be_repeated(self, weather_store: OnlineStore) -> None:
         rows = online_rows(WEATHER, [weather("JFK", 3, publication=7)])
         for _ in range(2):

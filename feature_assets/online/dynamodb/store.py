@@ -106,7 +106,7 @@ class DynamoOnlineStore:
         loaded = stored.writes == 1 and len(items) >= _WORTH_A_LOAD and self._load(view, stored, items)
         written = len(items) if loaded else self._put(view, shape, stored, items, writing)
         # What has been seen is looked at again: whoever enters from now on has not read yet what stands here.
-        if not self._catalogue.enter(view, publication) or self._catalogue.is_superseded(view, publication.seen):
+        if not self._catalogue.enter(view, publication) or self._catalogue.is_superseded(view, publication.at_most):
             with self._lock:
                 self._writing.setdefault((view.name, view.version, publication.publication), []).append(writing)
             return WriteCount(superseded=True)
