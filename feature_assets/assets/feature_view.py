@@ -5,6 +5,7 @@ import inspect
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ import polars as pl
 
 from feature_assets.assets.checks import check_result, check_specs
 from feature_assets.assets.function import AssetFunction
+from feature_assets.assets.inputs import Outside, check_parameters, reaches, sources_beside, upstream
 from feature_assets.assets.materialization import (
     column_lineage,
     definition_metadata,
@@ -21,27 +23,24 @@ from feature_assets.assets.materialization import (
     partition_materializations,
 )
 from feature_assets.assets.metadata import metadata_for, spec_from_metadata
-from feature_assets.assets.partitions import dimensions, slices
+from feature_assets.assets.partitions import dimensions, slices, window_of
 from feature_assets.assets.passed_on import declaring, refuse_unknown_parameters
 from feature_assets.assets.projection import Projection
-from feature_assets.assets.resources import LOOKBACK, RESOURCE, SOURCE, FeatureAssets
+from feature_assets.assets.resources import RESOURCE, FeatureAssets
 from feature_assets.checks import AnyCheck, CheckResult, check_types
 from feature_assets.declared import taken
 from feature_assets.errors import DeclarationError, FeatureAssetsError, PublicationConflict, StoreError
 from feature_assets.publication import publish
 from feature_assets.spec import (
-    LONGEST,
     BatchSource,
     DeltaSource,
     Entity,
     Field,
     FileSource,
     SqlSource,
-    TimePartitions,
     ViewProjection,
     ViewSpec,
     digest,
-    to_builtins,
 )
 
 
@@ -262,7 +261,10 @@ def _asset(
     key = asset.pop("key", None) or [*([prefix] if isinstance(prefix, str) else prefix), spec.name]
     asset_key = dg.AssetKey.from_coercible(key)
     policy = backfill_policy or (dg.BackfillPolicy.single_run() if partitions_def is not None else None)
-    inputs = _inputs(spec, asset_key, function, sources, lookback, asset.pop("ins", None) or {})
+    given = asset.pop("ins", None) or {}
+    back = reaches(spec, function, lookback)
+    check_parameters(spec, asset_key, function, sources, back, given)
+    compute = _compute(spec, function, asset_key, Outside(sources, back))
     metadata = {
         **metadata_for(spec, sources.values()),
         **definition_metadata(spec),
@@ -272,7 +274,8 @@ def _asset(
         decorated = dg.asset(
             key=asset_key,
             partitions_def=partitions_def,
-            ins=inputs,
+            ins=upstream(function, sources, back, given),
+            deps=sources_beside(asset.pop("deps", None) or (), sources),
             metadata=metadata,
             description=spec.description,
             owners=list(spec.owners),
@@ -284,85 +287,26 @@ def _asset(
             # to take resources as parameters.
             required_resource_keys=set(asset.pop("required_resource_keys", None) or ()),
             **asset,
-        )(function.wrapping(_compute(spec, function, asset_key), spec.name))
+        )(function.wrapping(compute, spec.name, apart_from=sources))
         return FeatureView.dagster_internal_init(**{**decorated.get_attributes_dict(), "backfill_policy": policy})
 
 
-def _inputs(
-    spec: ViewSpec,
-    key: dg.AssetKey,
-    function: AssetFunction,
-    sources: Mapping[str, BatchSource],
-    lookback: timedelta | Mapping[str, timedelta] | None,
-    given: Mapping[str, Any],
-) -> dict[str, dg.AssetIn]:
-    """What Dagster and the IO manager have to know of each parameter beyond its name."""
-    place = f"View '{spec.name}'"
-    reaches = _reaches(spec, function, lookback)
-    for name in (*sources, *reaches, *given):
-        if name not in function.frames:
-            raise DeclarationError(
-                f"{place}: the function has no parameter '{name}' to take it "
-                f"(it has: {', '.join(function.frames) or 'none'})."
-            )
-    for source in sources.values():
-        if dg.AssetKey(source.name) == key:
-            raise DeclarationError(
-                f"{place} reads a source of its own name, and both are nodes of one graph. Rename one of them."
-            )
-    inputs: dict[str, dg.AssetIn] = {}
-    for name in function.frames:
-        one = given.get(name, dg.AssetIn())
-        one = one if isinstance(one, dg.AssetIn) else dg.AssetIn(key=one)
-        metadata = dict(one.metadata or {})
-        if reach := reaches.get(name):
-            metadata[LOOKBACK] = reach.total_seconds()
-        if name in sources:
-            metadata[SOURCE] = dg.MetadataValue.json(to_builtins(sources[name]))
-            one = one._replace(key=dg.AssetKey(sources[name].name), input_manager_key=RESOURCE)
-        inputs[name] = one._replace(metadata=metadata)
-    return inputs
-
-
-def _reaches(
-    spec: ViewSpec, function: AssetFunction, lookback: timedelta | Mapping[str, timedelta] | None
-) -> dict[str, timedelta]:
-    """How far before the window each parameter reaches.
-
-    Raises:
-        DeclarationError: there is no window, nothing that could reach, or it reaches ahead.
-    """
-    place = f"View '{spec.name}'"
-    given: Any = taken(place, "lookback", lookback or {}, timedelta | dict[str, timedelta])
-    reaches = given if isinstance(given, dict) else dict.fromkeys(function.frames, given)
-    if lookback and not reaches:
-        raise DeclarationError(
-            f"{place}: the function takes no rows that lookback= could reach back for. Leave it out."
-        )
-    if lookback and not any(isinstance(one, TimePartitions) for one in spec.partitions.values()):
-        raise DeclarationError(
-            f"{place} is not divided by time and reads all there is; lookback= reaches back from a window. Leave it out."
-        )
-    for name, reach in reaches.items():
-        if not timedelta(0) <= reach <= LONGEST:
-            raise DeclarationError(
-                f"{place}: lookback of '{name}' is {reach}. It reaches back, not ahead: give 0 to {LONGEST.days:,} days."
-            )
-    return reaches
-
-
-def _compute(spec: ViewSpec, function: AssetFunction, key: dg.AssetKey) -> Callable[..., Iterator[Any]]:
+def _compute(
+    spec: ViewSpec, function: AssetFunction, key: dg.AssetKey, outside: Outside
+) -> Callable[..., Iterator[Any]]:
     def compute(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
         stores: FeatureAssets = getattr(context.resources, RESOURCE)
         partitions_def = context.assets_def.partitions_def
-        keys = context.partition_keys if partitions_def is not None else []
+        parts = slices(partitions_def, context.partition_keys if partitions_def is not None else [])
+        with _told_to_dagster():
+            inputs |= outside.read(stores, window_of(parts))
         frame = function(context, inputs)
         results: list[CheckResult] = []
         try:
             publication = publish(
                 spec,
                 frame,
-                slices(partitions_def, keys),
+                parts,
                 offline=stores.offline(),
                 online=stores.online(),
                 run_id=context.run.run_id,
@@ -370,12 +314,23 @@ def _compute(spec: ViewSpec, function: AssetFunction, key: dg.AssetKey) -> Calla
             )
         except FeatureAssetsError as error:
             yield from (check_result(one, key) for one in results)
-            # Rows that are wrong are wrong again; a busy or full store may not be.
-            again = isinstance(error, StoreError | PublicationConflict)
-            raise dg.Failure(str(error), allow_retries=again) from error
+            raise _failure(error) from error
         yield from (check_result(one, key) for one in results)
         lineage = column_lineage(spec, getattr(function.call, "passes_on", None))
         yield materialization(publication, spec, key, lineage)
         yield from partition_materializations(publication, spec, key, lineage, context)
 
     return compute
+
+
+@contextmanager
+def _told_to_dagster() -> Iterator[None]:
+    try:
+        yield
+    except FeatureAssetsError as error:
+        raise _failure(error) from error
+
+
+def _failure(error: FeatureAssetsError) -> dg.Failure:
+    # Rows that are wrong are wrong again; a busy or full store may not be.
+    return dg.Failure(str(error), allow_retries=isinstance(error, StoreError | PublicationConflict))

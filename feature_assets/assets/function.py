@@ -2,7 +2,7 @@
 
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,15 +64,17 @@ class AssetFunction:
         arguments = {name: _as_annotated(value, self.frames.get(name)) for name, value in given.items()}
         return self.call(context, **arguments) if self.wants_context else self.call(**arguments)
 
-    def wrapping(self, compute: Callable[..., Iterator[Any]], name: str) -> Callable[..., Iterator[Any]]:
-        """`compute(context, **inputs)` with the parameters that Dagster has to see.
+    def wrapping(
+        self, compute: Callable[..., Iterator[Any]], name: str, *, apart_from: Collection[str]
+    ) -> Callable[..., Iterator[Any]]:
+        """`compute(context, **inputs)` with the parameters that Dagster has to see, those `apart_from` left out.
 
         Every parameter is positional-or-keyword: Dagster takes a keyword-only one for no dependency at all. There is
         no return annotation: it would become the type of the asset's output.
         """
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         parameters = [inspect.Parameter("context", kind, annotation=dg.AssetExecutionContext)]
-        parameters += [inspect.Parameter(one, kind, annotation=Any) for one in self.frames]
+        parameters += [inspect.Parameter(one, kind, annotation=Any) for one in self.frames if one not in apart_from]
         parameters += [one.replace(kind=kind, default=inspect.Parameter.empty) for one in self.others.values()]
         compute.__name__ = compute.__qualname__ = name
         compute.__doc__ = self.call.__doc__

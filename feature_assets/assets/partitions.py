@@ -88,6 +88,13 @@ def _slice(partitions_def: dg.PartitionsDefinition, key: str) -> PartitionSlice:
     return PartitionSlice(str(key), start, end, others)
 
 
+def window_of(parts: Sequence[PartitionSlice]) -> tuple[datetime, datetime] | None:
+    """From the first start to the last end (UTC); None where time does not divide them."""
+    starts = [one.start for one in parts if one.start is not None]
+    ends = [one.end for one in parts if one.end is not None]
+    return (min(starts), max(ends)) if starts and ends else None
+
+
 def require_keys(
     name: str,
     partitions_def: dg.PartitionsDefinition | None,

@@ -19,14 +19,13 @@ from feature_assets.offline import OfflineStore
 from feature_assets.online import open_online_store
 from feature_assets.online.protocol import OnlineStore
 from feature_assets.registry import RegistryStore
-from feature_assets.sources import read_source
-from feature_assets.spec import UNPARTITIONED, BatchSource, ViewSpec, convert
+from feature_assets.sources import Window, read_source
+from feature_assets.spec import UNPARTITIONED, BatchSource, ViewSpec
 
 RESOURCE = "feature_assets"
 """The key of the resource and IO manager that every view needs."""
 
 LOOKBACK = "feature_assets/lookback_seconds"
-SOURCE = "feature_assets/source"
 TIMESTAMP = "feature_assets/timestamp"
 """Metadata of a plain asset kept by this IO manager: the column by whose time its rows are cut to a window."""
 
@@ -98,16 +97,20 @@ class FeatureAssets(dg.ConfigurableIOManager):
                 part = part.filter(pl.col(name).cast(pl.String) == wanted)
             self._write(f"{folder}/{quote(one.key, safe='')}.parquet", part)
 
+    def read(
+        self, source: BatchSource, window: Window | None = None, *, lookback: timedelta = timedelta(0)
+    ) -> pl.LazyFrame:
+        """The rows of a source: of the window (UTC), reaching back so far; all of them without one."""
+        if window is not None:
+            window = (window[0] - lookback, window[1])
+        return read_source(source, window, storage_options=self.settings().storage())
+
     def load_input(self, context: dg.InputContext) -> pl.LazyFrame:
         """Upstream rows: of the partition's window, reaching back as far as the view declared."""
         start, end = _window(context)
         metadata = context.definition_metadata or {}
         if start is not None:
             start -= timedelta(seconds=_number(metadata.get(LOOKBACK)))
-        if SOURCE in metadata:
-            source: BatchSource = convert(_plain(metadata[SOURCE]), BatchSource)  # type: ignore[arg-type]
-            window = (start, end) if start is not None and end is not None else None
-            return read_source(source, window, storage_options=self.settings().storage())
         upstream = context.upstream_output.definition_metadata if context.upstream_output else {}
         spec = spec_from_metadata(upstream or {})
         if isinstance(spec, ViewSpec):
