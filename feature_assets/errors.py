@@ -91,9 +91,18 @@ class WrongType(RequestError, TypeError):
     """A value is not of the declared type."""
 
 
+_LONGEST_NAME = 400
+"""What is longer was not meant to be a name; to look for the nearest to a megabyte takes a tenth of a second."""
+
+
+def shown(name: str) -> str:
+    """A name as a message repeats it, whatever was sent for one."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[:80]}…"
+
+
 def hint(asked: str, known: Sequence[str], kind: str) -> str:
     """The nearest of the known names, else all of them, up to a dozen."""
-    near = get_close_matches(asked, known, n=1)
+    near = get_close_matches(asked, known, n=1) if len(asked) <= _LONGEST_NAME else []
     if near:
         return f"Did you mean '{near[0]}'?"
     if not known:
@@ -107,25 +116,27 @@ class UnknownName(FeatureAssetsError, LookupError):
 
     @classmethod
     def of(cls, kind: str, name: str, known: Sequence[str]) -> Self:
-        return cls(f"There is no {kind} '{name}' that you may know of. {hint(name, known, 'names')}")
+        return cls(f"There is no {kind} '{shown(name)}' that you may know of. {hint(name, known, 'names')}")
 
 
 class UnknownView(UnknownName):
     @classmethod
     def among(cls, name: str, known: Sequence[str]) -> Self:
-        return cls(f"There is no feature view '{name}' in the published registry. {hint(name, known, 'views')}")
+        return cls(f"There is no feature view '{shown(name)}' in the published registry. {hint(name, known, 'views')}")
 
 
 class UnknownFeature(UnknownName):
     @classmethod
     def among(cls, view: str, feature: str, known: Sequence[str]) -> Self:
-        return cls(f"View '{view}' has no feature '{feature}'. {hint(feature, known, 'features')}")
+        return cls(f"View '{view}' has no feature '{shown(feature)}'. {hint(feature, known, 'features')}")
 
 
 class UnknownService(UnknownName):
     @classmethod
     def among(cls, name: str, known: Sequence[str]) -> Self:
-        return cls(f"There is no feature service '{name}' in the published registry. {hint(name, known, 'services')}")
+        return cls(
+            f"There is no feature service '{shown(name)}' in the published registry. {hint(name, known, 'services')}"
+        )
 
     @classmethod
     def but_view(cls, name: str, features: Sequence[str]) -> Self:
@@ -138,13 +149,15 @@ class UnknownService(UnknownName):
 class UnknownSource(UnknownName):
     @classmethod
     def among(cls, name: str, known: Sequence[str]) -> Self:
-        return cls(f"There is no push source '{name}' in the published registry. {hint(name, known, 'push sources')}")
+        return cls(
+            f"There is no push source '{shown(name)}' in the published registry. {hint(name, known, 'push sources')}"
+        )
 
 
 class UnknownTrainingSet(UnknownName):
     @classmethod
     def among(cls, name: str, known: Sequence[str]) -> Self:
-        return cls(f"There is no saved training set '{name}'. {hint(name, known, 'training sets')}")
+        return cls(f"There is no saved training set '{shown(name)}'. {hint(name, known, 'training sets')}")
 
 
 class StoreError(FeatureAssetsError, OSError):

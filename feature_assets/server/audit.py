@@ -17,6 +17,8 @@ FIRST: Final = frozenset({PUBLISH, "admin"})
 """The acts whose line is written before they are done."""
 
 _MOST_VIEWS: Final = 100
+_LONGEST_NAME: Final = 200
+"""Names come from whoever asks, also of views that are nowhere."""
 
 
 class Audit:
@@ -72,7 +74,7 @@ class Audit:
             "method": exchange.method,
             "path": exchange.path[:200],
             "action": decision.act if decision else None,
-            "views": decision.views[:_MOST_VIEWS] if decision else (),
+            "views": [name[:_LONGEST_NAME] for name in decision.views[:_MOST_VIEWS]] if decision else (),
             "features": exchange.features,
             "masked": len(decision.masked) if decision else 0,
             "keys": exchange.rows,

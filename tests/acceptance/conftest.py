@@ -1,4 +1,8 @@
-"""What takes minutes, or programs of others: `make acceptance` runs it, `make test` passes it over."""
+"""The checks of `docs/reliability.md` that print figures.
+
+`make acceptance` runs them. `make test` passes over what takes minutes, or programs of others, and runs what is marked
+`quick`.
+"""
 
 import os
 from pathlib import Path
@@ -13,5 +17,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     here = Path(__file__).parent
     for item in items:
-        if here in item.path.parents:
+        if here in item.path.parents and item.get_closest_marker("quick") is None:
             item.add_marker(pytest.mark.skip(reason="asked for by: make acceptance"))
