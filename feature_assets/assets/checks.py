@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from feature_assets.checks import AnyCheck, CheckResult
+from feature_assets.checks import AnyCheck, CheckResult, RowCheck
 
 
 def check_specs(checks: Sequence[AnyCheck], asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -18,7 +18,8 @@ def check_specs(checks: Sequence[AnyCheck], asset: dg.AssetKey) -> list[dg.Asset
 def check_result(result: CheckResult, asset: dg.AssetKey) -> dg.AssetCheckResult:
     """How a check came out, with the first failing rows as a table."""
     metadata: dict[str, dg.MetadataValue] = {"found": dg.MetadataValue.text(result.found)}
-    if result.failing:
+    if isinstance(result.check, RowCheck):
+        # Also where it is 0: what is plotted over time would have gaps else.
         metadata["failing_rows"] = dg.MetadataValue.int(result.failing)
     if result.examples is not None:
         metadata["first_failing_rows"] = dg.MetadataValue.md(_table(result))

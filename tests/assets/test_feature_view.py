@@ -209,6 +209,16 @@ def test_the_offending_rows_are_kept_where_the_message_says(
     assert pl.read_parquet(place)["temp"].to_list() == [99.0]
 
 
+def test_how_many_rows_fail_is_told_where_none_does_as_well(
+    stores: FeatureAssets, instance: dg.DagsterInstance
+) -> None:
+    """Dagster plots it over time."""
+    weather = view(lambda context: weather_at(2, temp=9.0), checks=[InRange("temp", maximum=50), RowCount(minimum=1)])
+    result = run(weather, stores, instance, partition_key="2024-01-02")
+    row_check, count = result.get_asset_check_evaluations()
+    assert (row_check.metadata["failing_rows"].value, "failing_rows" in count.metadata) == (0, False)
+
+
 def test_a_check_that_warns_is_reported_and_publishes(stores: FeatureAssets, instance: dg.DagsterInstance) -> None:
     weather = view(lambda context: weather_at(2, temp=99.0), checks=[InRange("temp", maximum=50, severity="warn")])
     result = run(weather, stores, instance, partition_key="2024-01-02")
