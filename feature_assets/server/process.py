@@ -27,7 +27,7 @@ from feature_assets.server.gate import Gate
 from feature_assets.server.journal import Journal
 from feature_assets.server.logs import own_log
 from feature_assets.server.tls import Files, files_of
-from feature_assets.server.trust import check_binding
+from feature_assets.server.trust import cautions, check_binding
 
 if sys.platform == "win32":
     from asyncio import ProactorEventLoop as _FastLoop
@@ -147,6 +147,8 @@ def run(
         scheme = "http" if tls is None else "https"
         place = f"{scheme}://{settings.server.host}:{bound.getsockname()[1]}"
         log.info("serving at=%s workers=%d issuer=%s", place, workers, settings.server.issuer or "embedded")
+        for caution in cautions(settings.server):
+            log.warning("%s", caution)
         app = _made(settings, journal)
         if workers == 1:
             _Server(config_of(app.gate, settings), tls).run(sockets=[bound])

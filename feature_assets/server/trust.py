@@ -4,6 +4,7 @@ Here too is how clients learn of it: the metadata documents, and for the embedde
 """
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -126,6 +127,19 @@ def check_binding(settings: Settings, host: str) -> None:
             f"{'is' if len(missing) == 1 else 'are'} not set. Name the OIDC issuer whose tokens count and the audience "
             "that they are for, or listen on 127.0.0.1."
         )
+
+
+def cautions(server: ServerSettings) -> Iterator[str]:
+    """What is worth a line in the log of a server that others can reach, once, at its start."""
+    if is_loopback(server.host):
+        return
+    if server.tls_certificate is None:
+        yield (
+            "without TLS whoever is on the way reads tokens and values: set server.tls_certificate and server.tls_key, or "
+            "let a proxy in front end TLS"
+        )
+    if server.audit is None:
+        yield "nothing will tell who asked for what: set server.audit for a log of decisions"
 
 
 def _foreign(server: ServerSettings, issuer: str) -> "ForeignIssuer":
