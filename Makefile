@@ -17,7 +17,7 @@ TYPED := feature_assets tools $(wildcard definitions.py)
 CODE := feature_assets tests tools $(wildcard definitions.py examples benchmarks docs deploy README.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test acceptance dev lint format docs benchmark lock clean
+.PHONY: help demo demo-aws test acceptance dev lint format docs benchmark lock clean
 
 help: ## list these targets
 	@printf '\nFeature Assets\n\n'
@@ -26,6 +26,9 @@ help: ## list these targets
 
 demo: $(STAMP) $(DAGSTER_HOME)/dagster.yaml ## run the example platform on real data, end to end
 	@DAGSTER_HOME=$(DAGSTER_HOME) $(BIN)/python -m examples.nyc_flights.demo
+
+demo-aws: $(STAMP) ## the same on S3 and DynamoDB, which a server on this machine plays
+	@$(BIN)/python -m examples.nyc_flights.demo_aws
 
 test: $(STAMP) ## run every test
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses=4 --dist=loadgroup $(PYTEST_ARGS)

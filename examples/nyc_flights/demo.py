@@ -53,16 +53,16 @@ NEXT = """\
 """
 
 
-def main() -> None:
+def main(where_next: str = NEXT, *, again: str = "make demo") -> None:
     """Run the demo. Ctrl-C ends it with a word; what it had published stays whole."""
     try:
-        run()
+        run(where_next)
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
-        out.print("\n[yellow]Stopped.[/yellow] What was published is whole. Begin again with: make demo")
+        out.print(f"\n[yellow]Stopped.[/yellow] What was published is whole. Begin again with: {again}")
         sys.exit(130)
 
 
-def run() -> None:
+def run(where_next: str) -> None:
     """Materialise, publish, train, serve, score, verify; says what it did and where to look."""
     os.chdir(ROOT)
     # What is asked in step 4 is asked on the last day but one; the settings say the end of the year.
@@ -80,7 +80,7 @@ def run() -> None:
     out.print(
         f"\n[bold]6[/bold]  Online against offline, every key of every view: [bold]{differences}[/bold] differences."
     )
-    _where_next(time.perf_counter() - started)
+    out.print(f"\nDone in {time.perf_counter() - started:.0f} s. Where to go next:\n\n{where_next}")
     if differences:
         sys.exit(1)
 
@@ -262,10 +262,6 @@ def _server(settings: Settings) -> Iterator[str]:
         server.wait()
         if server.stderr:
             server.stderr.close()
-
-
-def _where_next(seconds: float) -> None:
-    out.print(f"\nDone in {seconds:.0f} s. Where to go next:\n\n{NEXT}")
 
 
 if __name__ == "__main__":
