@@ -109,6 +109,19 @@ def parse_reference(text: str) -> ViewProjection:
     return ViewProjection(found["view"], features=features, version=version)
 
 
+def listed(features: Features) -> list[str | ViewProjection | Referable]:
+    """What was asked for, one by one, to be gone through more than once.
+
+    Raises:
+        RequestError: it is nothing that names features.
+    """
+    if isinstance(features, str | ViewProjection | Referable):
+        return [features]
+    if not isinstance(features, Iterable):
+        raise RequestError(f"{features!r} is not a feature reference, a view, a projection or a service.")
+    return list(features)
+
+
 def projections(catalogue: Catalogue, features: Features) -> list[ViewProjection]:
     """What was asked for as projections, services replaced by theirs; in the order asked.
 
@@ -116,9 +129,8 @@ def projections(catalogue: Catalogue, features: Features) -> list[ViewProjection
         RequestError: nothing was asked for, or a reference is malformed.
         UnknownService: there is no such service.
     """
-    asked = [features] if isinstance(features, str | ViewProjection | Referable) else list(features)
     found: list[ViewProjection] = []
-    for one in asked:
+    for one in listed(features):
         thing = one.reference if isinstance(one, Referable) else one
         if isinstance(thing, ViewProjection):
             found.append(thing)

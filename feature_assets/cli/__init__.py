@@ -101,7 +101,7 @@ def _told(arguments: Sequence[str], *, debug: bool) -> int:
     except FeatureAssetsError as error:
         if debug:
             raise
-        failures.tell(error)
+        failures.tell(error, arguments)
         return 1
     except Exception as error:
         if debug:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from feature_assets.cli.app import PROGRAM
 from feature_assets.cli.output import aside, note, notes
-from feature_assets.errors import FeatureAssetsError, NotPublished
+from feature_assets.errors import FeatureAssetsError, NameCollision, NotPublished
 
 # How messages of the platform name the mend: "… Run: feature-assets apply", as their last words.
 _MEND = re.compile(r"\s*(?:Run|See|Try): (?P<command>(?:feature-assets|dagster|pip|make) [^:]+?)\.?$")
@@ -46,20 +46,24 @@ class Told(NamedTuple):
     attempt: str = ""
 
 
-def told(error: BaseException) -> Told:
-    """The line for a person, without "Error:"."""
+def told(error: BaseException, arguments: Sequence[str] = ()) -> Told:
+    """The line for a person, without "Error:"; `arguments` are what was typed."""
     message = str(error).strip() or type(error).__name__
     if isinstance(error, Mistake) and error.attempt:
         return Told(message, error.attempt)
+    what, asked, _ = message.partition(" Ask with full_feature_names=True")
+    if isinstance(error, NameCollision) and asked and arguments:
+        # That is how it is said in Python.
+        return Told(what, shlex.join([PROGRAM, *arguments, "--full-names"]))
     found = _MEND.search(message)
     if found:
         return Told(message[: found.start()], found["command"].strip())
     return Told(message)
 
 
-def tell(error: BaseException) -> None:
+def tell(error: BaseException, arguments: Sequence[str]) -> None:
     """Print an error of the platform's on stderr."""
-    _lines(_outside(Path.cwd()) if isinstance(error, NotPublished) and _is_nowhere() else told(error))
+    _lines(_outside(Path.cwd()) if isinstance(error, NotPublished) and _is_nowhere() else told(error, arguments))
 
 
 def _is_nowhere() -> bool:

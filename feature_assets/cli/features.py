@@ -108,6 +108,7 @@ def show_(
         "event_timestamp": view.event_timestamp if view else None,
         "ttl": view.ttl if view else None,
         "served_online": view.online if view else True,
+        "deprecated": (view or registry.on_demand[output.view]).deprecated,
         "computed": "from the partitions of an asset" if view else "when asked for",
         "services": services,
         "owners": list(view.owners) if view else list(registry.on_demand[output.view].owners),

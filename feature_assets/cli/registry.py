@@ -12,6 +12,7 @@ from feature_assets.cli.project import Project
 from feature_assets.cli.publishing import print_changes, who
 
 if TYPE_CHECKING:
+    from feature_assets.references import Output
     from feature_assets.registry import Registry, RegistryStore
     from feature_assets.spec import OnDemandViewSpec, ServiceSpec, ViewSpec
 
@@ -256,8 +257,6 @@ def _show_composed(registry: "Registry", kind: str, one: "OnDemandViewSpec | Ser
                 (Column("name", f"asked for ({source.name})", style="name"), Column("type"), Column("description")),
             )
         return
-    from feature_assets.references import resolve
-
     rows = [
         {
             "name": output.name,
@@ -265,9 +264,20 @@ def _show_composed(registry: "Registry", kind: str, one: "OnDemandViewSpec | Ser
             "from": f"{output.view}:{output.field.name}",
             "description": output.field.description,
         }
-        for output in resolve(registry, one.name).outputs
+        for output in _outputs(registry, one.name)
     ]
     table(rows, (Column("name", "feature", style="name"), Column("type"), Column("from"), Column("description")))
+
+
+def _outputs(registry: "Registry", service: str) -> "Sequence[Output]":
+    """What a service answers, under the names that its answers have: short ones, unless two would be one."""
+    from feature_assets.errors import NameCollision
+    from feature_assets.references import resolve
+
+    try:
+        return resolve(registry, service).outputs
+    except NameCollision:
+        return resolve(registry, service, full_feature_names=True).outputs
 
 
 def _print_fields(fields: Any) -> None:

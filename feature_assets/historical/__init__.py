@@ -22,7 +22,7 @@ from feature_assets.historical.rows import every_row
 from feature_assets.historical.spine import Frame, read_spine
 from feature_assets.joins import engine_named
 from feature_assets.offline import OfflineStore
-from feature_assets.references import Features, projections, resolve
+from feature_assets.references import Features, listed, projections, resolve
 from feature_assets.registry import Registry
 from feature_assets.training import Question, TrainingSet, TrainingSets
 
@@ -78,7 +78,7 @@ def historical_features(
         TableMissing: a view was never materialised.
         RequestError: the question cannot be answered as it was asked.
     """
-    decision = None
+    features, decision = listed(features), None
     if access is None or principal is None:
         plan, asked = (
             resolve(registry, features, full_feature_names=full_feature_names),

@@ -88,6 +88,29 @@ def test_ends_of_a_span_that_are_swapped_are_swapped_back(run: Run, looking: Pat
     assert refused.said.endswith(f"Try: feature-assets backfill customer_orders {end} {start}")
 
 
+def test_names_that_collide_are_told_apart_by_the_view(run: Run, project: Path) -> None:
+    """The service can be looked at, and asked with the option that the shell has for it."""
+    code = (project / "definitions.py").read_text()
+    twice = """
+twice = FeatureService(
+    "twice", [customer_orders, customer_orders.with_name("friend").with_join_key_map({"customer_id": "friend_id"})]
+)
+"""
+    start = code.index("defs = feature_definitions(")
+    changed = code[:start] + twice + code[start:].replace("customer_value]", "customer_value, twice]")
+    (project / "definitions.py").write_text(changed)
+    run("apply", "--yes")
+    shown = run("registry", "show", "twice").out
+    assert "customer_orders__spent_7d" in shown
+    assert "friend__spent_7d" in shown
+    keys = ["-e", "customer_id=c007", "-e", "friend_id=c008"]
+    refused = run("get", "online", "twice", *keys, code=1)
+    assert "would be the name of both customer_orders:" in refused.said
+    assert "full_feature_names" not in refused.said
+    assert refused.said.endswith(f"Try: feature-assets get online twice {' '.join(keys)} --full-names")
+    assert "friend__spent_7d" in run("get", "online", "twice", *keys, "--full-names").out
+
+
 @pytest.mark.parametrize(
     "output,message",
     [

@@ -250,6 +250,14 @@ def test_a_feature_that_the_view_does_not_have_is_refused_by_name(world):
         world.ask(spine(driver=["d1"]), ["stats:trip"])
 
 
+def test_what_names_no_features_is_refused_and_an_iterator_of_names_is_a_list(world):
+    for nothing in (3, None, [3]):
+        with pytest.raises(RequestError, match=r"is not a feature reference, a view, a projection or a service"):
+            world.ask(spine(driver=["d1"]), nothing)
+    once = (f"stats:{name}" for name in ["trips"])
+    assert world.ask(spine(driver=["d1"]), once).collect()["trips"].to_list() == [7]
+
+
 # On-demand features
 
 
