@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
+from feature_assets.assets.annotated import as_annotated, is_frame
 from feature_assets.errors import DeclarationError
 
 CONTEXT_NAMES = frozenset({"context", "_context", "context_", "_"})
@@ -56,12 +56,12 @@ class AssetFunction:
             if _is_resource_or_config(one.name, hint):
                 others[one.name] = one.replace(annotation=hint)
             else:
-                frames[one.name] = hint if hint in (pl.DataFrame, pl.LazyFrame) else None
+                frames[one.name] = hint if is_frame(hint) else None
         return cls(function, wants_context, frames, others)
 
     def __call__(self, context: dg.AssetExecutionContext, given: Mapping[str, Any]) -> Any:
         """What the person's function returns for these inputs, resources and config."""
-        arguments = {name: _as_annotated(value, self.frames.get(name)) for name, value in given.items()}
+        arguments = {name: as_annotated(value, self.frames.get(name)) for name, value in given.items()}
         return self.call(context, **arguments) if self.wants_context else self.call(**arguments)
 
     def wrapping(
@@ -100,11 +100,3 @@ def _is_resource_or_config(name: str, hint: Any) -> bool:
         issubclass(hint, dg.ConfigurableResource | dg.ConfigurableIOManager)
         or (name == "config" and issubclass(hint, dg.Config))
     )
-
-
-def _as_annotated(value: Any, kind: type | None) -> Any:
-    if kind is pl.DataFrame and isinstance(value, pl.LazyFrame):
-        return value.collect(engine="streaming")
-    if kind is pl.LazyFrame and isinstance(value, pl.DataFrame):
-        return value.lazy()
-    return value

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import dagster as dg
 import polars as pl
 
+from feature_assets.assets.annotated import as_annotated
 from feature_assets.assets.metadata import spec_from_metadata
 from feature_assets.assets.partitions import has_time, slices
 from feature_assets.config import Settings
@@ -105,8 +106,14 @@ class FeatureAssets(dg.ConfigurableIOManager):
             window = (window[0] - lookback, window[1])
         return read_source(source, window, storage_options=self.settings().storage())
 
-    def load_input(self, context: dg.InputContext) -> pl.LazyFrame:
-        """Upstream rows: of the partition's window, reaching back as far as the view declared."""
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Upstream rows: of the partition's window, reaching back as far as the view declared.
+
+        A lazy frame, unless the parameter is annotated as a Polars, pandas or Arrow one.
+        """
+        return as_annotated(self._rows(context), context.dagster_type.typing_type)
+
+    def _rows(self, context: dg.InputContext) -> pl.LazyFrame:
         start, end = _window(context)
         metadata = context.definition_metadata or {}
         if start is not None:

@@ -63,6 +63,16 @@ class TestDynamoDB(OnlineStoreContract):
         weather_store.reader(WEATHER, ["temp"])([("a",), ("b",)])
         assert weather_store.units()[0] > read
 
+    def test_rows_older_than_what_is_there_cost_no_writes(self, weather_store: DynamoOnlineStore) -> None:
+        names = [f"k{number}" for number in range(50)]
+        weather_store.write(WEATHER, online_rows(WEATHER, [weather(name, 60) for name in names]), None)
+        before = weather_store.units()
+        past = online_rows(WEATHER, [weather(name, 5) for name in names])
+        assert weather_store.write(WEATHER, past, None).kept == 50
+        read, written = (now - then for now, then in zip(weather_store.units(), before, strict=True))
+        assert written < 10
+        assert read >= 25
+
     def test_several_views_are_read_by_one_call(self, weather_store: DynamoOnlineStore) -> None:
         weather_store.prepare(COUNTER)
         weather_store.write(WEATHER, online_rows(WEATHER, [weather("JFK", 1, temp=1.5, wind=2)]), None)

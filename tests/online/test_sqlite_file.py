@@ -135,6 +135,18 @@ def test_a_long_read_neither_stops_writers_nor_sees_them(store: SqliteOnlineStor
 # Statements
 
 
+def test_rows_older_than_what_is_there_write_no_page(store: SqliteOnlineStore, path: Path) -> None:
+    """A backfill of the past costs a look at each key, and what one publication costs of the log."""
+    many = [driver(f"d{number}", 60) for number in range(5_000)]
+    put(store, *many)
+    log = path.with_name(f"{path.name}-wal")
+    past = online_rows(DRIVER, [row | {"at": minute(5)} for row in many])
+
+    before = log.stat().st_size
+    assert store.write(DRIVER, past, AppliedPublication(2, 1, {"past": 5_000}))[:2] == (0, 5_000)
+    assert log.stat().st_size - before <= 8 * 4_120
+
+
 def test_several_keys_are_searched_for_not_scanned(store: SqliteOnlineStore, path: Path):
     store.prepare(PAIR)
     connection = sqlite3.connect(path)
