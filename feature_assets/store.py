@@ -295,21 +295,13 @@ class FeatureStore:
         return skew_of(registry, shape, log, self.offline, since=since, until=until, allowed_modules=modules)
 
     def _served(self, service: str) -> "tuple[LogShape, OfflineStore, Registry]":
-        from feature_assets.access import Access
-        from feature_assets.offline import OfflineStore
-        from feature_assets.references import resolve
-        from feature_assets.served.shape import FOLDER, shape_of
+        from feature_assets.served.shape import log_store, shape_of
 
         if self.principal is not None:
             raise Forbidden("The log of what was served is open to a store without a principal alone.")
         self.refresh()
         registry = self.registry
-        spec = registry.service(service)
-        plan = resolve(registry, service, full_feature_names=True)
-        personal = set(Access(registry).personal(plan))
-        root = f"{self.settings.place(self.settings.offline)}/{FOLDER}"
-        log = OfflineStore(root, storage_options=self.settings.storage(), durability=self.settings.durability)
-        return shape_of(registry, spec, personal), log, registry
+        return shape_of(registry, service), log_store(self.settings), registry
 
     def lookup(self, features: Features, *, full_feature_names: bool = False) -> OnlineLookup:
         """The compiled lookup of these features, for many reads by one snapshot. Raises as `get_online_features`."""

@@ -13,6 +13,7 @@ from feature_assets.assets.feature_view import FeatureView
 from feature_assets.assets.metadata import registry_from_graph, sources_from_metadata
 from feature_assets.assets.passed_on import declaring
 from feature_assets.assets.resources import RESOURCE, FeatureAssets
+from feature_assets.assets.served_log import log_assets, logged, report_sensor, skew_checks
 from feature_assets.errors import FeatureAssetsError, NotPublished
 from feature_assets.push import drain_orphans, orphaned
 from feature_assets.registry import Registry
@@ -31,6 +32,7 @@ def feature_definitions(
     *,
     resources: dict[str, Any] | None = None,
     config: str | None = None,
+    asset_checks: Sequence[Any] = (),
     sensors: Sequence[Any] = (),
     jobs: Sequence[Any] = (),
     **more: Any,
@@ -38,21 +40,25 @@ def feature_definitions(
     """Dagster definitions of a feature platform: these assets, and all that keeps them in step.
 
     Adds the resource `feature_assets`, the asset `feature_registry` downstream of every view, the sensors
-    `publish_registry` and `reconcile_online_store` and the job `maintain_stores`; nodes for the sources too.
+    `publish_registry` and `reconcile_online_store` and the job `maintain_stores`; nodes for the sources too, and for the
+    log of each service that is logged, with the check `skew` and the sensor `report_served_features`.
 
     Args:
         assets: whatever `dagster.Definitions` takes as assets.
         resources: besides `feature_assets`, or instead of the default one.
         config: the path of a `feature_assets.toml`, for the default resource.
-        sensors, jobs, **more: passed on to `dagster.Definitions`.
+        asset_checks, sensors, jobs, **more: passed on to `dagster.Definitions`.
     """
     found = list(assets)
     declared = [one for one in found if isinstance(one, FeatureView | OnDemandFeatureView | FeatureService)]
     views = [one for one in declared if isinstance(one, FeatureView)]
     sources = [source for view in views for source in sources_from_metadata(view.metadata_by_key[view.key])]
     # Two of one name are told here, in our words, and not when somebody publishes or Dagster resolves the graph.
-    Registry.of([*(one.spec for one in declared), *sources])
-    everything = [*found, *_source_nodes(found, sources)]
+    registry = Registry.of([*(one.spec for one in declared), *sources])
+    services = logged(declared)
+    logs = log_assets(services, declared, registry)
+    everything = [*found, *_source_nodes(found, sources), *logs]
+    reporting = [report_sensor(services, declared, registry)] if services else []
 
     def derive() -> Registry:
         return registry_from_graph(made.resolve_asset_graph())
@@ -60,7 +66,8 @@ def feature_definitions(
     made = dg.Definitions(
         assets=[*everything, registry_asset(declared, derive)],
         resources={RESOURCE: FeatureAssets(config=config), **(resources or {})},
-        sensors=[publish_registry_sensor(derive), reconcile_sensor(views), *sensors],
+        asset_checks=[*skew_checks(services), *asset_checks],
+        sensors=[publish_registry_sensor(derive), reconcile_sensor(views), *reporting, *sensors],
         jobs=[reconcile_job(views), maintenance_job(views), *jobs],
         **more,
     )

@@ -22,9 +22,13 @@ from feature_assets.online.protocol import OnlineStore
 from feature_assets.registry import RegistryStore
 from feature_assets.sources import Window, read_source
 from feature_assets.spec import UNPARTITIONED, BatchSource, ViewSpec
+from feature_assets.store import FeatureStore
 
 RESOURCE = "feature_assets"
 """The key of the resource and IO manager that every view needs."""
+
+SERVED = "feature_assets/served"
+"""Metadata of the asset of a served log: the service that was asked for."""
 
 LOOKBACK = "feature_assets/lookback_seconds"
 TIMESTAMP = "feature_assets/timestamp"
@@ -119,6 +123,8 @@ class FeatureAssets(dg.ConfigurableIOManager):
         if start is not None:
             start -= timedelta(seconds=_number(metadata.get(LOOKBACK)))
         upstream = context.upstream_output.definition_metadata if context.upstream_output else {}
+        if (service := _plain((upstream or {}).get(SERVED))) is not None:
+            return self._served(service, start, end)
         spec = spec_from_metadata(upstream or {})
         if isinstance(spec, ViewSpec):
             return self._history(spec, start, end)
@@ -127,6 +133,10 @@ class FeatureAssets(dg.ConfigurableIOManager):
     def _history(self, spec: ViewSpec, start: datetime | None, end: datetime | None) -> pl.LazyFrame:
         rows = self.offline().scan(spec, since=start).select(spec.columns)
         return rows if end is None else rows.filter(pl.col(spec.event_timestamp) < end)
+
+    def _served(self, service: str, start: datetime | None, end: datetime | None) -> pl.LazyFrame:
+        with FeatureStore(self.settings()) as store:
+            return store.get_served_features(service, since=start, until=end)
 
     def _kept(
         self, context: dg.InputContext, column: Any, start: datetime | None, end: datetime | None

@@ -26,16 +26,29 @@ def skew(
         str | None, typer.Option(metavar="TIME", help="Served before then (UTC).", show_default=False)
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(metavar="SHARE", min=0, max=1, help="The share of rows that may differ.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="The share of rows that may differ; as the service declares it if left out.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare what was served with what the offline store says now of the same keys and times.
 
     Exits with 1 if more of a feature's rows differ than the tolerance allows. Values that were masked are not compared.
     """
+    from feature_assets.served.skew import beyond
+
+    store = Project.of(ctx).store
     with working(f"Comparing what {service} served …"):
-        found = Project.of(ctx).store.skew(service, since=since, until=until)
+        found = store.skew(service, since=since, until=until)
+    if tolerance is None:
+        logging = store.registry.service(service).logging
+        tolerance = logging.skew_tolerance if logging else 0.0
     rows = [
         {
             "feature": one.feature,
@@ -68,5 +81,5 @@ def skew(
             for example in one.examples:
                 at = f"{example['served_at']:%Y-%m-%d %H:%M:%S}Z, request {example['request_id']}"
                 say(f"{one.feature}: served {example['served']}, offline {example['offline']} ({at})", style="yellow")
-    if wrong := [one.feature for one in found if one.share > tolerance]:
+    if wrong := beyond(found, tolerance):
         raise NotWell(f"{len(wrong)} features differ.")

@@ -46,10 +46,12 @@ class Appending:
 
     Args:
         rows: conformed, with `__partition`, `__event` and `__sequence`, in the order of the journal.
-        seen: remembers event ids from one append to the next.
+        seen: remembers event ids from one append to the next; None where rows come again by their numbers alone.
     """
 
-    def __init__(self, place: Place, view: ViewSpec, rows: pl.DataFrame, journal: str, seen: "SeenEvents") -> None:
+    def __init__(
+        self, place: Place, view: ViewSpec, rows: pl.DataFrame, journal: str, seen: "SeenEvents | None"
+    ) -> None:
         self._place, self._view, self._rows, self._seen = place, view, rows, seen
         self._application = journal_application(journal)
         self.sorted_rows = Sorted(_numbered(view, rows.clear(), 0), rows.clear())
@@ -89,7 +91,7 @@ class Appending:
 
     def _unknown(self, table: DeltaTable, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows that are neither in the table nor further up, in their order."""
-        if rows.is_empty():
+        if rows.is_empty() or self._seen is None:
             return rows
         rows = rows.with_row_index(_ROW)
         named, plain = rows.filter(pl.col(EVENT_ID).is_not_null()), rows.filter(pl.col(EVENT_ID).is_null())

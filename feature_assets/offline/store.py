@@ -177,7 +177,13 @@ class OfflineStore:
         return _told(landed)
 
     def append(
-        self, view: ViewSpec, rows: pl.DataFrame, *, journal: str, metadata: Mapping[str, str]
+        self,
+        view: ViewSpec,
+        rows: pl.DataFrame,
+        *,
+        journal: str,
+        metadata: Mapping[str, str],
+        known_by: Literal["content", "journal"] = "content",
     ) -> tuple[Commit | None, Sorted]:
         """Add pushed rows to their partitions in one commit, each exactly once; beside any other writer.
 
@@ -189,6 +195,7 @@ class OfflineStore:
             rows: conformed, with `__partition`, `__event` and `__sequence`, in the order of the journal.
             journal: the id of the journal that numbers them.
             metadata: kept in the commit.
+            known_by: with "journal" a row comes again by its sequence number alone, and nothing that is stored is looked at.
 
         Returns:
             The commit, None if all rows were known; and which rows are `fresh`, with their publications, and which were
@@ -199,7 +206,7 @@ class OfflineStore:
         place = self._place(view)
         check_rows(view, rows.lazy(), {EVENT_ID: pl.String(), SEQUENCE: pl.Int64()})
         check_partitions(view, rows[PARTITION].unique())
-        appending = Appending(place, view, rows, journal, self._seen)
+        appending = Appending(place, view, rows, journal, self._seen if known_by == "content" else None)
         landed = committed(place, appending, widened(place, view, for_pushes=True), metadata)
         return _told(landed) if landed else None, appending.sorted_rows
 
@@ -247,10 +254,11 @@ class OfflineStore:
         place = self._place(view)
         return vacuumed(place, needed(place), older_than, dry_run=dry_run)
 
-    def commits(self, view: ViewSpec, *, limit: int | None = None) -> list[CommitInfo]:
-        """What happened to the table, the latest first."""
+    def commits(self, view: ViewSpec, *, limit: int | None = None, after: int | None = None) -> list[CommitInfo]:
+        """What happened to the table, the latest first: the last so many, or since a version."""
         place = self._place(view)
-        return history(place, needed(place), limit)
+        table = needed(place)
+        return history(place, table, table.version() - after if after is not None else limit)
 
     def check(self, view: ViewSpec, *, reached: int | None = None) -> list[str]:
         """What is damaged, in words with the mend; empty for a table that is whole or not there.

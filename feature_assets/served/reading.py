@@ -7,7 +7,7 @@ import polars as pl
 
 from feature_assets.errors import DeclarationError, TableMissing, WrongType
 from feature_assets.offline import OfflineStore
-from feature_assets.served.shape import REGISTRY, REQUEST_ID, REQUEST_ROW, SERVED_AT, LogShape
+from feature_assets.served.shape import REGISTRY, REQUEST_ID, REQUEST_ROW, SERVED_AT, LogShape, tables_of
 from feature_assets.spec import ViewSpec
 from feature_assets.types import Timestamp
 
@@ -47,15 +47,12 @@ def served_rows(
 
 def _tables(shape: LogShape, offline: OfflineStore) -> Iterator[ViewSpec]:
     """The tables of the log, of all shapes that the service had, as far as they go together with this one."""
-    version = 1
-    while offline.state(table := shape.at(version)) is not None:
+    for table in tables_of(shape.table, offline):
         try:
             offline.scan(table)
         except DeclarationError:
-            pass
-        else:
-            yield table
-        version += 1
+            continue
+        yield table
 
 
 def _moment(name: str, given: datetime | str | None) -> datetime | None:

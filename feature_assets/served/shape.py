@@ -1,14 +1,17 @@
 """What the log of a service has: a Delta table beside those of the views, a row for each vector that was served."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
+from feature_assets.access import Access
+from feature_assets.config import Settings
 from feature_assets.errors import NameCollision
+from feature_assets.offline import OfflineStore
 from feature_assets.references import ReadPlan, resolve
 from feature_assets.registry import Registry
-from feature_assets.spec import Entity, Field, ServiceSpec, ViewSpec
+from feature_assets.spec import Entity, Field, LoggingConfig, ViewSpec, canonical_json
 from feature_assets.types import FeatureType, Int64, String, Timestamp
 
 SERVED_AT = "served_at"
@@ -17,6 +20,15 @@ REQUEST_ROW = "request_row"
 REGISTRY = "registry_digest"
 FOLDER = "__served"
 """Of the offline store: names of views have no two underscores."""
+
+DAY = "%Y-%m-%d"
+"""The partition of a row is the day on which it was served, in UTC."""
+
+
+def log_store(settings: Settings) -> OfflineStore:
+    """Where the logs of all services are kept: beside the history of the views."""
+    root = f"{settings.place(settings.offline)}/{FOLDER}"
+    return OfflineStore(root, storage_options=settings.storage(), durability=settings.durability)
 
 
 def _column(name: str, of: FeatureType) -> Field:
@@ -31,10 +43,13 @@ class LogShape:
     """The log of one service by one registry.
 
     `keys` and `request` are columns of the request, `outputs` the features that are logged with their positions among
-    those of the plan, `events` for each view that is read the position of its first feature.
+    those of the plan, `events` for each view that is read the position of its first feature. Shapes of one `digest` have
+    the same columns.
     """
 
+    config: LoggingConfig
     table: ViewSpec
+    digest: bytes
     plan: ReadPlan
     keys: Mapping[str, FeatureType]
     request: Mapping[str, FeatureType]
@@ -46,18 +61,42 @@ class LogShape:
         return msgspec.structs.replace(self.table, version=version)
 
 
-def shape_of(registry: Registry, service: ServiceSpec, personal: Collection[str]) -> LogShape:
-    """What is logged of a service. `personal` names the outputs that hold personal data, by `view__feature`: they are
-    logged only if the service declares it, and so are request fields.
+def log_table(service: str, columns: Mapping[str, FeatureType] | None = None) -> ViewSpec:
+    """The first table of a service's log, as far as all shapes of the service have it alike, or with these columns."""
+    return ViewSpec(
+        name=service,
+        entities=(Entity("request", {REQUEST_ID: String, REQUEST_ROW: Int64}),),
+        features=tuple(_column(name, of) for name, of in (columns or {REGISTRY: String}).items()),
+        event_timestamp=SERVED_AT,
+        online=False,
+    )
+
+
+def tables_of(first: ViewSpec, offline: OfflineStore) -> Iterator[ViewSpec]:
+    """The tables that there are of a log, `first` with each version that the log has."""
+    version = first.version
+    while offline.state(table := msgspec.structs.replace(first, version=version)) is not None:
+        yield table
+        version += 1
+
+
+def shape_of(registry: Registry, name: str) -> LogShape:
+    """What is logged of a service. What holds personal data is only if the service declares it, features and request
+    fields.
 
     Raises:
+        UnknownService: there is no such service.
+        UnknownView, UnknownFeature: it is made of what the registry does not have.
         RequestError: two columns of the log would have one name.
     """
+    service = registry.service(name)
     try:
-        plan = resolve(registry, service.name)
+        plan = resolve(registry, name)
     except NameCollision:
-        plan = resolve(registry, service.name, full_feature_names=True)
-    declared = frozenset(service.logging.pii if service.logging else ())
+        plan = resolve(registry, name, full_feature_names=True)
+    personal = Access(registry).personal(plan)
+    config = service.logging or LoggingConfig()
+    declared = frozenset(config.pii)
     request = {
         name: field.type
         for name, field in plan.request.items()
@@ -66,7 +105,7 @@ def shape_of(registry: Registry, service: ServiceSpec, personal: Collection[str]
     outputs = {
         one.name: (position, one.field.type)
         for position, one in enumerate(plan.outputs)
-        if one.column not in personal or one.name in declared
+        if one.name not in personal or one.name in declared
     }
     source = {read.column(field.name): read.name for read in plan.reads for field in read.features}
     events: dict[str, int] = {}
@@ -87,11 +126,5 @@ def shape_of(registry: Registry, service: ServiceSpec, personal: Collection[str]
                 "service: features of another view name with .with_name(…), keys with .with_join_key_map(…)."
             )
         columns[name] = of
-    table = ViewSpec(
-        name=service.name,
-        entities=(Entity("request", {REQUEST_ID: String, REQUEST_ROW: Int64}),),
-        features=tuple(_column(name, of) for name, of in columns.items()),
-        event_timestamp=SERVED_AT,
-        online=False,
-    )
-    return LogShape(table, plan, dict(plan.join_keys), request, outputs, events)
+    table = log_table(service.name, columns)
+    return LogShape(config, table, canonical_json(table), plan, dict(plan.join_keys), request, outputs, events)

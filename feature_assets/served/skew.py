@@ -39,6 +39,11 @@ class FeatureSkew:
         return (self.different + self.missing) / self.rows if self.rows else 0.0
 
 
+def beyond(found: Sequence[FeatureSkew], tolerance: float) -> list[FeatureSkew]:
+    """The features of which a larger share of rows differs than that."""
+    return [one for one in found if one.share > tolerance]
+
+
 def skew_of(
     registry: Registry,
     shape: LogShape,

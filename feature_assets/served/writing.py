@@ -1,14 +1,14 @@
 """From answers to rows, beside the answers: taking one costs a look at its size, all else is done in a thread.
 
 What waits to be written is bounded; what comes beyond is dropped and counted. It is written every few seconds, and when
-the server ends; a killed process loses what it took since.
+the server ends; a killed process loses what it took since. What was written is there once, also where the answer to a
+commit was lost.
 """
 
 import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from threading import Condition, Thread
 from time import monotonic
 from typing import Any, Final
@@ -16,11 +16,11 @@ from uuid import uuid4
 
 import polars as pl
 
-from feature_assets.errors import DeclarationError
+from feature_assets.errors import DeclarationError, FeatureAssetsError, StoreError
 from feature_assets.lookup import OnlineResponse
 from feature_assets.lookup.entities import EntityReader
 from feature_assets.offline import OfflineStore
-from feature_assets.served.shape import REGISTRY, REQUEST_ID, REQUEST_ROW, SERVED_AT, LogShape
+from feature_assets.served.shape import DAY, REGISTRY, REQUEST_ID, REQUEST_ROW, SERVED_AT, LogShape
 from feature_assets.spec import EVENT_ID, PARTITION, SEQUENCE
 from feature_assets.types import FeatureType, Int64, String, Timestamp
 
@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 _SHAPES: Final = 100
 """Versions of a service's log that are tried: each is a change of a type, or a feature that went."""
+
+_CROWDED: Final = 64
+"""So many small files of a day are made one."""
 
 
 def is_sampled(request_id: bytes, rate: float) -> bool:
@@ -50,6 +53,17 @@ class Served:
     size: int
 
 
+@dataclass(slots=True)
+class _Journal:
+    """Numbers the rows of one shape, in the order in which they are written: what is tried again has its numbers again.
+
+    A shape has a journal of its own, for each fails and is tried again by itself.
+    """
+
+    id: str = field(default_factory=lambda: uuid4().hex)
+    written: int = 0
+
+
 @dataclass
 class Counts:
     """What became of rows, by service."""
@@ -66,7 +80,7 @@ class ServedLog:
         self._offline, self._seconds, self._most = offline, seconds, max_bytes
         self._changed, self._waiting, self._bytes, self._ends = Condition(), list[Served](), 0, False
         self._thread: Thread | None = None
-        self._journal, self._sequence = uuid4().hex, 0
+        self._journals: dict[bytes, _Journal] = {}
         self.counts = Counts()
 
     @property
@@ -103,9 +117,9 @@ class ServedLog:
                     self._changed.wait(left)
                 ends, waiting = self._ends, self._waiting
                 self._waiting = []
-            by_shape: dict[int, list[Served]] = {}
+            by_shape: dict[bytes, list[Served]] = {}
             for one in waiting:
-                by_shape.setdefault(id(one.shape), []).append(one)
+                by_shape.setdefault(one.shape.digest, []).append(one)
             for several in by_shape.values():
                 self._write(several, last=ends)
 
@@ -119,11 +133,13 @@ class ServedLog:
                 "served features cannot be logged service=%s error=%s: %s", service, type(error).__name__, error
             )
             _add(self.counts.failures, service, 1)
-            if not last:
+            if isinstance(error, StoreError) and not last:
                 # They go on counting as waiting: what comes meanwhile is dropped when it is too much.
                 with self._changed:
                     self._waiting[:0] = several
                 return
+            # Whether they landed after all is not asked again, so their numbers may not be used again.
+            self._journals.pop(shape.digest, None)
             _add(self.counts.dropped, service, rows)
         else:
             _add(self.counts.written, service, rows)
@@ -131,17 +147,26 @@ class ServedLog:
             self._bytes -= size
 
     def _append(self, shape: LogShape, rows: pl.DataFrame) -> None:
-        numbers = pl.int_range(self._sequence + 1, self._sequence + 1 + rows.height, dtype=pl.Int64, eager=True)
+        journal = self._journals.setdefault(shape.digest, _Journal())
+        first = journal.written + 1
+        numbers = pl.int_range(first, first + rows.height, dtype=pl.Int64, eager=True)
         numbered = rows.with_columns(numbers.alias(SEQUENCE))
         for version in range(1, _SHAPES):
             try:
-                self._offline.append(shape.at(version), numbered, journal=self._journal, metadata={"kind": "served"})
+                # No request comes twice, so nothing that is stored has to be compared with it.
+                self._offline.append(
+                    shape.at(version), numbered, journal=journal.id, metadata={"kind": "served"}, known_by="journal"
+                )
             except DeclarationError:
                 if version == _SHAPES - 1:
                     raise
                 continue  # the service has changed in a way that this table cannot follow
             break
-        self._sequence += rows.height
+        journal.written += rows.height
+        try:
+            self._offline.compact_pushes(shape.at(version), rows[PARTITION].unique().to_list(), more_than=_CROWDED)
+        except FeatureAssetsError as error:
+            log.info("compaction postponed service=%s error=%s", shape.table.name, type(error).__name__)
 
 
 def _add(counts: dict[str, int], name: str, by: int) -> None:
@@ -184,7 +209,6 @@ def rows_of(shape: LogShape, several: Sequence[Served]) -> pl.DataFrame:
             for name, values in columns.items()
         ]
     )
-    today = f"{datetime.now(UTC):%Y-%m-%d}"
     return frame.with_columns(
-        pl.lit(today).alias(PARTITION), pl.format("{}:{}", REQUEST_ID, REQUEST_ROW).alias(EVENT_ID)
+        pl.col(SERVED_AT).dt.strftime(DAY).alias(PARTITION), pl.lit(None, pl.String).alias(EVENT_ID)
     )

@@ -38,15 +38,15 @@ class FeatureLog:
 
     def _opened(self) -> "ServedLog":
         if self._log is None:
-            from feature_assets.offline import OfflineStore
-            from feature_assets.served.shape import FOLDER
+            from feature_assets.served.shape import log_store
             from feature_assets.served.writing import ServedLog
 
-            settings = self._settings
-            root = f"{settings.place(settings.offline)}/{FOLDER}"
-            offline = OfflineStore(root, storage_options=settings.storage(), durability=settings.durability)
-            server = settings.server
-            self._log = ServedLog(offline, seconds=server.feature_log_seconds, max_bytes=server.feature_log_max_bytes)
+            server = self._settings.server
+            self._log = ServedLog(
+                log_store(self._settings),
+                seconds=server.feature_log_seconds,
+                max_bytes=server.feature_log_max_bytes,
+            )
         return self._log
 
     def _watched(self) -> Iterator[tuple[metrics.Metric, tuple[str, ...], float]]:

@@ -23,7 +23,7 @@ from feature_assets.errors import (
 from feature_assets.lookup import OnlineLookup
 from feature_assets.online import open_online_store
 from feature_assets.online.protocol import OnlineStore
-from feature_assets.references import ReadPlan, parse_reference
+from feature_assets.references import parse_reference
 from feature_assets.registry import Published, Registry, RegistryStore
 from feature_assets.server import metrics
 from feature_assets.server.meters import Meters, Watched
@@ -69,18 +69,16 @@ class LoggedService:
     registry: str
 
     @classmethod
-    def of(cls, snapshot: "Snapshot", service: ServiceSpec, plan: ReadPlan) -> "LoggedService | None":
+    def of(cls, snapshot: "Snapshot", service: ServiceSpec) -> "LoggedService | None":
         """None where its log cannot be made, which the program's log says."""
         from feature_assets.served.shape import shape_of
 
-        assert service.logging is not None  # noqa: S101 (who calls has looked)
-        names = snapshot.access.personal(plan)
-        personal = {output.column for output in plan.outputs if output.name in names}
         try:
-            return cls(shape_of(snapshot.registry, service, personal), service.logging.sample_rate, snapshot.digest)
+            shape = shape_of(snapshot.registry, service.name)
         except FeatureAssetsError as error:
             log.warning("service is not logged service=%s error=%s", service.name, error)
             return None
+        return cls(shape, shape.config.sample_rate, snapshot.digest)
 
 
 class Snapshot:
@@ -137,7 +135,7 @@ class Snapshot:
         question = Question(asked, reading, lookup, self._meters, local=self._local)
         service = self.registry.services[asked.feature_service] if asked.feature_service else None
         if service is not None and service.logging is not None:
-            question.logging = LoggedService.of(self, service, plan)
+            question.logging = LoggedService.of(self, service)
         if len(self.compiled) >= _QUESTIONS_KEPT:
             # Those that are asked all the time are compiled again at once; to keep track of them would cost each.
             self.compiled.clear()
