@@ -64,7 +64,13 @@ class _Rule:
 
 @contextmanager
 def conformed(
-    view: ViewSpec, frame: Any, slices: Sequence[PartitionSlice], *, now: datetime, along: Sequence[str] = ()
+    view: ViewSpec,
+    frame: Any,
+    slices: Sequence[PartitionSlice],
+    *,
+    now: datetime,
+    along: Sequence[str] = (),
+    maker: str = "",
 ) -> Iterator[Conformed]:
     """The rows of a materialisation, checked against the declaration.
 
@@ -75,10 +81,12 @@ def conformed(
         slices: the partitions that are being published; every row has to belong to one of them.
         now: the present (UTC); no event timestamp may be later than this by more than `view.max_future`.
         along: columns that come along as they are; rows that differ in them are not duplicates.
+        maker: where the rows can be mended, in words; by default the view's function.
 
     Raises:
         ContractBroken: naming column, count, first rows and the mend. Nothing has been written.
     """
+    maker = maker or f"in {view.name}()"
     returned = _as_lazy(view, frame)
     names = returned.collect_schema().names()
     dimensions = {name for one in slices for name in one.dimensions}
@@ -86,14 +94,14 @@ def conformed(
     if missing := [name for name in view.columns if name not in names]:
         raise ContractBroken(
             f"{place}: the rows have no column '{missing[0]}', which the view declares (they have: {', '.join(names)}). "
-            f"Return it from {view.name}(), or take it out of the declaration."
+            f"Add it {maker}, or take it out of the declaration."
         )
     # What nobody declared is not even computed; it may be of a type that no file holds.
     used = {*view.columns, *dimensions, *along}
     wanted = returned.select(name for name in names if name in used)
     dropped = tuple(name for name in names if name not in used)
     with _readable_again(wanted, computed=not isinstance(frame, pl.LazyFrame)) as rows:
-        yield _conform(view, rows, slices, now, dropped, along)
+        yield _conform(view, rows, slices, now, dropped, along, maker)
 
 
 def _as_lazy(view: ViewSpec, frame: Any) -> pl.LazyFrame:
@@ -129,22 +137,23 @@ def _conform(
     now: datetime,
     dropped: tuple[str, ...],
     along: Sequence[str],
+    maker: str,
 ) -> Conformed:
     schema = rows.collect_schema()
     dimensions = {name for one in slices for name in one.dimensions}
     place = _place(view, slices)
-    casts, rules = _casts(view, place, schema)
+    casts, rules = _casts(view, place, schema, maker)
     # What was returned stands beside what it becomes, so that one pass can compare the two.
     carried = [pl.col(_RAW + one).alias(one) for one in along]
     both = rows.select(pl.all().name.prefix(_RAW)).with_columns([*casts, *carried])
     both = _with_partition(view, both, slices, dimensions & set(schema))
-    rules += _row_rules(view, slices, now, sorted(dimensions & set(schema)))
+    rules += _row_rules(view, slices, now, sorted(dimensions & set(schema)), maker)
     summary = _summarise(view, both, rules)
     for position, rule in enumerate(rules):
         if count := summary[f"rule{position}"]:
             raise ContractBroken(_message(view, place, rule, both, count, summary["rows"]))
     ordered = both.select(*view.columns, PARTITION, *along)
-    duplicates = superseded(ordered, [*_identity(view), *along], summary["rows"])
+    duplicates = superseded(ordered, [*identity(view), *along], summary["rows"])
     return Conformed(
         rows=without(ordered, duplicates),
         count=summary["rows"] - duplicates.height,
@@ -156,7 +165,7 @@ def _conform(
     )
 
 
-def _casts(view: ViewSpec, place: str, schema: pl.Schema) -> tuple[list[pl.Expr], list[_Rule]]:
+def _casts(view: ViewSpec, place: str, schema: pl.Schema, maker: str) -> tuple[list[pl.Expr], list[_Rule]]:
     casts, rules = [], []
     for name, of in view.types.items():
         try:
@@ -165,20 +174,20 @@ def _casts(view: ViewSpec, place: str, schema: pl.Schema) -> tuple[list[pl.Expr]
             raise ContractBroken(f"{place}: '{name}' is declared {of} and came as {schema[name]}. {error}") from None
         casts.append(cast.value.alias(name))
         if cast.broken is not None:
-            mend = f"Round, clip or filter on purpose in {view.name}(), or declare another type."
+            mend = f"Round, clip or filter on purpose {maker}, or declare another type."
             rules.append(_Rule(name, cast.broken, f"is not {cast.needs or f'a {of}'}", mend))
     return casts, rules
 
 
 def _row_rules(
-    view: ViewSpec, slices: Sequence[PartitionSlice], now: datetime, dimensions: Sequence[str]
+    view: ViewSpec, slices: Sequence[PartitionSlice], now: datetime, dimensions: Sequence[str], maker: str
 ) -> list[_Rule]:
     event = pl.col(view.event_timestamp)
     rules = [
-        _Rule(key, pl.col(key).is_null(), "is null", f"Drop those rows in {view.name}(), or give them a key.")
+        _Rule(key, pl.col(key).is_null(), "is null", f"Drop those rows {maker}, or give them a key.")
         for key in view.join_keys
     ]
-    drop = f"Drop those rows in {view.name}(), or give them a time."
+    drop = f"Drop those rows {maker}, or give them a time."
     rules.append(_Rule(view.event_timestamp, event.is_null(), "is null", drop))
     latest = now + view.max_future
     rules.append(
@@ -195,7 +204,7 @@ def _row_rules(
             view.event_timestamp,
             pl.col(PARTITION).is_null() & event.is_not_null(),
             f"lies outside {_extent(slices)}{_other_keys(slices, dimensions)}",
-            f"Return from {view.name}() only the rows of the partitions that are materialised.",
+            f"Leave such rows out {maker}.",
         )
     )
     return rules
@@ -261,7 +270,8 @@ def _require_dimensions(view: ViewSpec, slices: Sequence[PartitionSlice], given:
             )
 
 
-def _identity(view: ViewSpec) -> list[str]:
+def identity(view: ViewSpec) -> list[str]:
+    """The columns by which two rows of one publication are the same row: join keys and times."""
     times = [view.event_timestamp] if view.created_timestamp is None else [view.event_timestamp, view.created_timestamp]
     return [*view.join_keys, *times]
 

@@ -122,7 +122,7 @@ def publish(
         clock.lap("conform")
         results = _check(view, rows, slices, now, offline, run_id)
         on_checks(results)
-        _stop_if_failed(view, results)
+        _stop_if_failed(view, results, f"in {view.name}() or its sources")
         clock.lap("checks")
         keys = [one.key for one in slices]
         commit = offline.replace(view, rows.rows, keys, metadata={"run_id": run_id, "code_version": view.code_version})
@@ -178,7 +178,7 @@ def _keep_failing(
     return msgspec.structs.replace(result, kept_at=place)
 
 
-def _stop_if_failed(view: ViewSpec, results: Sequence[CheckResult]) -> None:
+def _stop_if_failed(view: ViewSpec, results: Sequence[CheckResult], maker: str) -> None:
     failed = [one for one in results if one.stops]
     if not failed:
         return
@@ -188,7 +188,7 @@ def _stop_if_failed(view: ViewSpec, results: Sequence[CheckResult]) -> None:
     )
     raise ChecksFailed(
         f"{view.name}: nothing was published, for {len(failed)} of {len(results)} checks failed: {described}. "
-        f"Mend the rows in {view.name}() or its sources, or give the check severity='warn'."
+        f"Mend the rows {maker}, or give the check severity='warn'."
     )
 
 
@@ -280,8 +280,10 @@ def _consumed(online: OnlineStore, before: tuple[float, float] | None) -> tuple[
     return None if now is None or before is None else (now[0] - before[0], now[1] - before[1])
 
 
-def admitted_checks(view: ViewSpec, rows: Conformed, now: datetime) -> None:
+def admitted_checks(view: ViewSpec, rows: Conformed, now: datetime, *, maker: str) -> None:
     """Ask pushed rows what each row can be asked; what a whole materialisation is asked, a push is not.
+
+    `maker` says in words where the rows can be mended.
 
     Raises:
         ChecksFailed: a check of error severity failed.
@@ -297,7 +299,7 @@ def admitted_checks(view: ViewSpec, rows: Conformed, now: datetime) -> None:
             log.warning(
                 "check warns of pushed rows view=%s check=%s failing=%d", view.name, one.check.label, one.failing
             )
-    _stop_if_failed(view, results)
+    _stop_if_failed(view, results, maker)
 
 
 class Appended(NamedTuple):

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _Asked: TypeAlias = str | tuple[str | bytes, ...]
 
+_ONLINE_WITHIN = 30.0
+
 PLANS_KEPT = 256
 """Questions of which a store keeps the compiled plan; the one that was not asked for longest goes first."""
 
@@ -332,16 +334,17 @@ class FeatureStore:
         Raises:
             UnknownSource: there is no such source.
             RequestError, ContractBroken, ChecksFailed: the rows are not what the views take; none was taken.
-            Forbidden: the principal may not push to one of the views.
+            Forbidden: the principal may not push to one of the views, or not these rows: to a view with a row filter only
+                rows with its own key. All are refused.
             StoreFull, StoreUnavailable: they cannot be kept; none was taken.
         """
+        from feature_assets.push import Push
+
         self.refresh()
-        decision = None
-        if (asking := self._asking()) is not None:
-            views = self.registry.fed_by(self.registry.stream_source(source).name)
-            if views:
-                decision = self._current().access.decide(asking, PUSH, *(view.name for view in views)).enforce()
-        return self._pushing().push(source, rows, to=to, event_id=event_id, decision=decision)
+        asking, current = self._asking(), self._current()
+        decision = None if asking is None else current.access.pushing(asking, source).enforce()
+        push = Push(source, rows, event_id, decision=decision)
+        return self._pushing().push(push, current.published.registry, to=to)
 
     async def push_async(
         self, source: str, rows: Any, *, to: str = "online_and_offline", event_id: str | None = None
@@ -349,12 +352,47 @@ class FeatureStore:
         """`push` beside other coroutines; it runs in a thread."""
         return await asyncio.to_thread(self.push, source, rows, to=to, event_id=event_id)
 
+    def write_to_online_store(self, feature_view_name: str, rows: Any, *, event_id: str | None = None) -> "Pushed":
+        """Push rows to one view, and to no other view of its source.
+
+        It comes back when they are online, and offline: a row that online is not the latest of offline would not stay. If
+        a store is away, it comes back after half a minute; the rows are safe all the same (`.wait()` for them).
+
+        Args:
+            feature_view_name: a view that takes the rows of a push source as they are.
+            rows: as `push` takes them, with the columns of the view.
+            event_id: see `push`.
+
+        Raises:
+            UnknownView: there is no such view.
+            RequestError, ContractBroken, ChecksFailed: the view does not take the rows; none was taken.
+            Forbidden: the principal may not push to the view, or not these rows.
+            StoreFull, StoreUnavailable: they cannot be kept; none was taken.
+        """
+        from feature_assets.push import Push, source_of
+
+        self.refresh()
+        asking, current = self._asking(), self._current()
+        decision = None if asking is None else current.access.decide(asking, PUSH, feature_view_name).enforce()
+        registry = current.published.registry
+        source = source_of(registry.view(feature_view_name))
+        push = Push(source, rows, event_id, only=feature_view_name, decision=decision)
+        pushed = self._pushing().push(push, registry)
+        pushed.wait(_ONLINE_WITHIN)
+        return pushed
+
+    async def write_to_online_store_async(
+        self, feature_view_name: str, rows: Any, *, event_id: str | None = None
+    ) -> "Pushed":
+        """`write_to_online_store` beside other coroutines; it runs in a thread."""
+        return await asyncio.to_thread(self.write_to_online_store, feature_view_name, rows, event_id=event_id)
+
     def _pushing(self) -> "Pushes":
         from feature_assets.push import Pushes
 
         with self._opening:
             if self._pushes is None:
-                self._pushes = Pushes(self.settings, lambda: self.registry, self.offline, self._opened_online())
+                self._pushes = Pushes(self.settings, self.offline, self._opened_online())
         return self._pushes
 
     def _opened_online(self) -> OnlineStore:

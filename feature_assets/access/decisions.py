@@ -11,11 +11,11 @@ from typing import Any, Final, NoReturn, Self
 
 from feature_assets.access.principals import Principal
 from feature_assets.access.scopes import HISTORY, KNOW, MATERIALIZE, PUSH, READ, SEE_PII
-from feature_assets.errors import Forbidden, UnknownService, UnknownView, WrongType
+from feature_assets.errors import Forbidden, UnknownService, UnknownSource, UnknownView, WrongType
 from feature_assets.references import Features, ReadPlan, Referable, ViewRead, projections, resolve
 from feature_assets.registry import Registry
 from feature_assets.registry.narrowing import views_behind
-from feature_assets.spec import OnDemandViewSpec, ViewProjection, ViewSpec
+from feature_assets.spec import OnDemandViewSpec, StreamSource, ViewProjection, ViewSpec
 from feature_assets.types import FeatureType
 
 _POLICY: Final[Mapping[str, str]] = {
@@ -87,9 +87,16 @@ class Decision:
             Forbidden: one is not; the message names the column and no value.
         """
         for rule in self.rows:
-            values = column(rule.column)
-            if values.count(rule.value) != len(values):
-                self.refuse_rows(rule)
+            self.admit_values(rule, column(rule.column))
+
+    def admit_values(self, rule: RowRule, values: Sequence[Any]) -> None:
+        """The same for one rule and the canonical values of its column.
+
+        Raises:
+            Forbidden: one is another than the rule asks for.
+        """
+        if values.count(rule.value) != len(values):
+            self.refuse_rows(rule)
 
     def refuse_rows(self, rule: RowRule) -> NoReturn:
         """Refuse, for some row does not keep to this rule.
@@ -174,6 +181,22 @@ class Access:
         filters = [one for view in views for one in self._filters_of_rows(view)] if act == PUSH else []
         return self._with_rows(principal, Decision(act, views, allowed=True, rule="; ".join(rules)), filters)
 
+    def pushing(self, principal: Principal, source: str) -> Decision:
+        """Whether the principal may push rows to this source: with one of its views closed to it, to none of them.
+
+        The pushed rows, as each view has them, are `admit`ted by the decision.
+
+        Raises:
+            UnknownSource: there is no such source, and the principal may know that.
+        """
+        registry, rules = self._registry, dict[str, None]()
+        views = tuple(view.name for view in registry.fed_by(source))
+        refused = self._refused(principal, PUSH, _Need("push source", source, views, known=bool(views)), rules)
+        if refused is not None:
+            return refused
+        filters = [one for view in views for one in self._filters_of_rows(view)]
+        return self._with_rows(principal, Decision(PUSH, views, allowed=True, rule="; ".join(rules)), filters)
+
     def reading(
         self, principal: Principal | None, act: str, features: Features, *, full_feature_names: bool = False
     ) -> "Reading":
@@ -235,13 +258,18 @@ class Access:
                 rules[f"{_POLICY[act]} policy of {view}: {named}"] = None
         return None
 
-    def _unknown(self, principal: Principal, act: str, need: _Need) -> Decision:
+    def _unknown(self, principal: Principal, act: str, need: _Need) -> Decision | None:
         may_know = principal.grant.allows
         if not may_know(KNOW, need.name):
             return _hidden(act, need, f"no such {need.kind}")
         registry = self._registry
         if need.kind == "feature service":
             raise UnknownService.among(need.name, [name for name in registry.services if may_know(KNOW, name)])
+        if need.kind == "push source":
+            sources = [name for name, each in registry.sources.items() if isinstance(each, StreamSource)]
+            if need.name in sources:
+                return None  # It feeds no view yet, and whoever pushes to it is told so.
+            raise UnknownSource.among(need.name, [name for name in sources if may_know(KNOW, name)])
         known = [name for name in (*registry.views, *registry.on_demand) if may_know(KNOW, name)]
         raise UnknownView.among(need.name, known)
 

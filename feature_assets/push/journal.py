@@ -10,12 +10,13 @@ A segment is the line `feature-assets push 1` and then entries: a mark, the leng
 entry is written and forced at a time. So at most the last one can be torn, and then nobody was answered for it.
 """
 
-import errno
+import logging
 import os
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from struct import Struct
 from uuid import uuid4
@@ -25,12 +26,13 @@ import msgspec
 
 from feature_assets.errors import StoreFull, StoreUnavailable, StoreUnsafe
 
+log = logging.getLogger(__name__)
+
 _HEAD = b"feature-assets push 1\n"
 _MARK = b"\xf5\xabPR"
 _FRAME = Struct("<4sII")
 _SUFFIX = ".rows"
 SEGMENT_BYTES = 16 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Part(msgspec.Struct, array_like=True, frozen=True):
@@ -49,7 +51,10 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
 
 
 class PushJournal:
-    """One process's journal. One thread writes; any may read."""
+    """One process's journal. One thread writes; one reads.
+
+    `last` is the last number that was given, `written` the last that is there.
+    """
 
     def __init__(self, folder: Path, lock: filelock.BaseFileLock, *, sync: bool) -> None:
         self.folder, self._lock, self._sync = folder, lock, sync
@@ -60,8 +65,11 @@ class PushJournal:
         entries = [entry.last for segment in segments for entry in read(segment)]
         named = [int(segment.stem) - 1 for segment in segments]
         self.last = max([0, *entries, *named])
+        self.written = max(entries, default=0)
         self._file: int | None = None
         self._size = 0
+        # Where each segment was read up to: the number of an entry, and the place behind it.
+        self._places: dict[Path, tuple[int, int]] = {}
 
     @property
     def id(self) -> str:
@@ -94,6 +102,20 @@ class PushJournal:
     def segments(self) -> list[Path]:
         return sorted(self.folder.glob(f"*{_SUFFIX}"))
 
+    def entries(self, after: int) -> Iterator["Entry"]:
+        """The entries whose last number is greater than `after`, in their order."""
+        segments = self.segments()
+        # Whatever lies before a segment has numbers below its name.
+        first = max((at for at, each in enumerate(segments) if int(each.stem) <= after), default=0)
+        for segment in segments[first:]:
+            place = self._places.get(segment, (0, 0))
+            start = place[1] if place[0] <= after else 0
+            for entry, end in _read(segment, start):
+                if end > self._places.get(segment, place)[1]:
+                    self._places[segment] = entry.last, end
+                if entry.last > after:
+                    yield entry
+
     def bytes(self) -> int:
         return sum(segment.stat().st_size for segment in self.segments())
 
@@ -113,7 +135,7 @@ class PushJournal:
         frame = _FRAME.pack(_MARK, len(body), zlib.crc32(body)) + body
         try:
             if self._file is None or self._size > SEGMENT_BYTES:
-                self._open(entry)
+                self._open(min(self.last, entry.last))
             assert self._file is not None  # noqa: S101 (just opened)
             view = memoryview(frame)
             while view:
@@ -121,13 +143,14 @@ class PushJournal:
             if self._sync:
                 os.fdatasync(self._file)
             self._size += len(frame)
+            self.written = entry.last
         except OSError as error:
             self._give_up()
             raise _explained(error, self.folder) from error
 
-    def _open(self, entry: Entry) -> None:
+    def _open(self, first: int) -> None:
         self._close_file()
-        first = min(self.last, entry.last)
+        self._size = 0
         while (path := self.folder / f"{first:020d}{_SUFFIX}").exists():
             first += 1
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
@@ -152,16 +175,32 @@ class PushJournal:
     def remove_up_to(self, last: int) -> None:
         """Remove segments of which every entry is published; the one that is being written stays."""
         segments = self.segments()
-        for segment in segments[:-1]:
-            if all(entry.last <= last for entry in read(segment)):
+        for segment, following in pairwise(segments):
+            if int(following.stem) <= last:
                 segment.unlink(missing_ok=True)
+                self._places.pop(segment, None)
+
+    def renew(self) -> None:
+        """Begin an empty segment and remove the others, of which everything is published. Nobody writes meanwhile."""
+        former = self.segments()
+        if self._file is None or self._size == len(_HEAD):
+            return
+        try:
+            self._open(self.last + 1)
+        except OSError as error:
+            self._give_up()
+            log.info("journal is not renewed journal=%s error=%s", self.id, error.strerror)
+            return
+        for segment in former:
+            segment.unlink(missing_ok=True)
+        self._places.clear()
 
     def close(self, *, published: int) -> None:
         """Let go of it. If all is published, an empty segment remembers the last number."""
         if self._pid != os.getpid():
             return
         self._close_file()
-        if published >= self.last and (former := self.segments()):
+        if published >= self.written and (former := self.segments()):
             kept = self.folder / f"{self.last + 1:020d}{_SUFFIX}"
             if kept not in former:
                 kept.write_bytes(_HEAD)
@@ -179,13 +218,22 @@ def read(segment: Path, after: int = 0) -> Iterator[Entry]:
     Raises:
         StoreUnsafe: an entry is damaged and others follow it.
     """
-    data = segment.read_bytes()
-    place = len(_HEAD)
-    while (found := _entry(data, place)) is not None:
-        entry, place = found
+    for entry, _ in _read(segment):
         if entry.last > after:
             yield entry
-    _refuse_damage(segment, data, place)
+
+
+def _read(segment: Path, start: int = 0) -> Iterator[tuple[Entry, int]]:
+    """The whole entries from a place on, each with the place behind it."""
+    start = start or len(_HEAD)
+    with segment.open("rb") as file:
+        file.seek(start)
+        data = file.read()
+    place = 0
+    while (found := _entry(data, place)) is not None:
+        entry, place = found
+        yield entry, start + place
+    _refuse_damage(segment, data, place, start)
 
 
 def _entry(data: bytes, place: int) -> tuple[Entry, int] | None:
@@ -201,12 +249,12 @@ def _entry(data: bytes, place: int) -> tuple[Entry, int] | None:
         return None
 
 
-def _refuse_damage(segment: Path, data: bytes, place: int) -> None:
+def _refuse_damage(segment: Path, data: bytes, place: int, start: int = 0) -> None:
     later = data.find(_MARK, place + 1)
     while later >= 0:
         if _entry(data, later) is not None:
             raise StoreUnsafe(
-                f"The journal {segment} is damaged at byte {place}, and acknowledged rows follow. Restore the file from a "
+                f"The journal {segment} is damaged at byte {start + place}, and acknowledged rows follow. Restore the file from a "
                 "backup, or move it away and push again what was pushed since."
             )
         later = data.find(_MARK, later + 1)
@@ -232,7 +280,7 @@ def _force(*paths: Path) -> None:
 
 
 def _explained(error: OSError, folder: Path) -> StoreFull | StoreUnavailable:
-    if error.errno in _FULL:
+    if StoreFull.is_told_by(error):
         return StoreFull(
             f"No room is left for pushed rows at {folder}; none of these was taken. Free space and push again."
         )

@@ -21,6 +21,7 @@ def narrowed(registry: Registry, known: Callable[[str], bool]) -> Registry:
     superseded = {key: view for key, view in registry.superseded.items() if view.name in stay}
     hidden = _assets(registry, stay)
     read = {key for view in (*views.values(), *superseded.values()) for key in view.upstream}
+    read |= {view.stream.source for view in views.values() if view.stream is not None}
     sources = {name: source for name, source in registry.sources.items() if name in read}
     services = {
         name: service

@@ -506,6 +506,7 @@ _REFUSALS: Final = {
     429: "Too many requests at once.",
     500: "The server failed.",
     503: "It cannot be answered now.",
+    507: "No room is left to keep it.",
 }
 
 
@@ -645,3 +646,4 @@ class WriteRequest(BaseModel):
     df: dict[str, list[Any]] = Field(
         description="Join keys, features, `event_timestamp` and perhaps `created`, with a value for each row in each."
     )
+    event_id: str | None = Field(None, description="The same rows sent again with the same id change nothing.")

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -15,9 +14,10 @@ from starlette.types import Receive, Scope
 
 from feature_assets.access import PUSH
 from feature_assets.config import Settings
-from feature_assets.errors import ChecksFailed, ContractBroken, RequestError
+from feature_assets.errors import ChecksFailed, ContractBroken, StoreError, StoreFull
 from feature_assets.offline import OfflineStore
-from feature_assets.push import Pushed, Pushes
+from feature_assets.push import Push, Pushed, Pushes, source_of
+from feature_assets.registry import Registry
 from feature_assets.server import documentation as pages
 from feature_assets.server.gate import Exchange, Handler
 from feature_assets.server.limits import read_body
@@ -25,7 +25,7 @@ from feature_assets.server.problems import Problem, dialect_of
 from feature_assets.server.routing import Callers
 from feature_assets.server.serving import Serving
 from feature_assets.server.wire import decoded
-from feature_assets.spec import ViewSpec
+from feature_assets.spec import StreamSource, ViewSpec
 from feature_assets.types import FeatureType, ListType, MapType, StructType, Timestamp, VectorType
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,10 @@ PATH: Final = "/push"
 WRITE_PATH: Final = "/write-to-online-store"
 
 _WRITERS: Final = 32
+_FULL: Final = (
+    "No room is left for pushed rows, and none of these was taken. Free space on the server's disk and push again."
+)
+_AWAY: Final = "Pushed rows cannot be kept now, and none of these was taken. Push again."
 _NESTED: Final = (ListType, VectorType, StructType, MapType)
 
 
@@ -51,6 +55,7 @@ class WriteQuestion(msgspec.Struct):
 
     feature_view_name: str
     df: dict[str, list[Any]]
+    event_id: str | None = None
 
 
 _push = msgspec.json.Decoder(PushQuestion)
@@ -66,7 +71,7 @@ class PushRoutes:
         offline = OfflineStore(
             settings.place(settings.offline), storage_options=settings.storage(), durability=settings.durability
         )
-        self._pushes = Pushes(settings, lambda: serving.current.registry, offline, serving.store)
+        self._pushes = Pushes(settings, offline, serving.store)
 
     async def push(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
         """Answer POST /push."""
@@ -74,19 +79,10 @@ class PushRoutes:
         body = await read_body(scope, receive, largest=self._limits.max_body_bytes)
         exchange.dialect = dialect_of(body)
         asked, snapshot = decoded(body, _push), self._serving.current
-        source = snapshot.registry.stream_source(asked.push_source_name)
-        views = snapshot.registry.fed_by(source.name)
-        exchange.decision = (
-            snapshot.access.decide(principal, PUSH, *(view.name for view in views)).enforce() if views else None
-        )
-        types: dict[str, FeatureType] = {field.name: field.type for field in source.schema}
-        for view in views:
-            types = {**view.types, **types}
-        rows = {name: _from_feast(types.get(name), values) for name, values in asked.df.items()}
+        decision = exchange.decision = snapshot.access.pushing(principal, asked.push_source_name).enforce()
+        rows = self._as_source(snapshot.registry, asked)
         await self._taken(
-            partial(
-                self._pushes.push, source.name, rows, to=asked.to, event_id=asked.event_id, decision=exchange.decision
-            ),
+            Push(asked.push_source_name, rows, asked.event_id, decision=decision), snapshot.registry, to=asked.to
         )
         await _answer(exchange, b"")
 
@@ -96,20 +92,38 @@ class PushRoutes:
         body = await read_body(scope, receive, largest=self._limits.max_body_bytes)
         exchange.dialect = dialect_of(body)
         asked, snapshot = decoded(body, _write), self._serving.current
-        exchange.decision = snapshot.access.decide(principal, PUSH, asked.feature_view_name).enforce()
+        decision = exchange.decision = snapshot.access.decide(principal, PUSH, asked.feature_view_name).enforce()
         view = snapshot.registry.view(asked.feature_view_name)
+        source = source_of(view)
         rows = _as_view(view, asked.df)
-        source = view.stream.source if view.stream is not None else ""
-        pushed = await self._taken(partial(self._pushes.push, source, rows, only=view.name, decision=exchange.decision))
+        pushed = await self._taken(
+            Push(source, rows, asked.event_id, only=view.name, decision=decision), snapshot.registry
+        )
         await asyncio.get_running_loop().run_in_executor(self._threads, pushed.wait, self._limits.body_timeout_seconds)
         await _answer(exchange, b"null")
 
-    async def _taken(self, push: Any) -> Pushed:
+    @staticmethod
+    def _as_source(registry: Registry, asked: PushQuestion) -> dict[str, list[Any]]:
+        types: dict[str, FeatureType] = {}
+        for view in registry.fed_by(asked.push_source_name):
+            types |= view.types
+        source = registry.sources.get(asked.push_source_name)
+        if isinstance(source, StreamSource):
+            types |= {field.name: field.type for field in source.schema}
+        return {name: _from_feast(types.get(name), values) for name, values in asked.df.items()}
+
+    async def _taken(self, push: Push, registry: Registry, **options: Any) -> Pushed:
         try:
-            taken: Pushed = await asyncio.get_running_loop().run_in_executor(self._threads, push)
+            return await asyncio.wrap_future(self._pushes.submit(push, registry, self._threads, **options))
         except (ContractBroken, ChecksFailed) as error:
             raise Problem(422, "bad-rows", str(error), pointer="/df") from error
-        return taken
+        except StoreFull as error:
+            # Where that is, and how much was allowed, is for whoever runs the server; its log has it.
+            log.warning("push refused error=StoreFull: %s", error)
+            raise Problem(507, "store-full", _FULL) from error
+        except StoreError as error:
+            log.warning("push refused error=%s: %s", type(error).__name__, error)
+            raise Problem(503, "store-unavailable", _AWAY, headers={"retry-after": "1"}) from error
 
     async def recover(self) -> None:
         """Publish what a process that is gone has left, beside whatever comes."""
@@ -138,7 +152,7 @@ def describe(app: FastAPI, callers: Callers) -> None:
             response_model=None,
             responses={
                 200: {"description": "The rows are on disk and will reach both stores.", "content": {}},
-                **pages.refusals(400, 401, 403, 404, 408, 413, 422, 429, 500, 503),
+                **pages.refusals(400, 401, 403, 404, 408, 413, 422, 429, 500, 503, 507),
             },
             openapi_extra={"requestBody": pages.json_request(body)},
         )(_described(callers))
@@ -158,11 +172,6 @@ def handlers(routes: PushRoutes) -> Mapping[tuple[str, str], Handler]:
 
 def _as_view(view: ViewSpec, df: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
     """The columns of Feast's client by the names that the view has for them."""
-    if view.stream is None or view.stream.transform is not None:
-        raise RequestError(
-            f"View '{view.name}' takes no rows as they are: it has no push source, or transforms what that brings. Declare "
-            "it with @stream_feature_view, or push to its source."
-        )
     names = {"event_timestamp": view.event_timestamp}
     if view.created_timestamp is not None:
         names["created"] = view.created_timestamp

@@ -295,6 +295,11 @@ class _Timestamp(FeatureType):
         except OverflowError:
             raise self._refuse(value, "its UTC time is before year 1 or after year 9999") from None
 
+    def to_frame(self, name: str, values: Sequence[Any]) -> pl.Series:
+        # Polars takes thirty times as long to read datetimes that have a zone.
+        micros = [None if value is None else microseconds(value) for value in values]
+        return pl.Series(name, micros, dtype=pl.Int64).cast(self.polars)
+
     def to_json(self, values: Sequence[Any]) -> Sequence[Any]:
         return [None if value is None else rfc3339(value) for value in values]
 

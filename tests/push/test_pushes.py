@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,16 @@ from hypothesis import strategies as st
 
 from feature_assets import FeatureStore, Settings
 from feature_assets.checks import InRange, RowCount
-from feature_assets.errors import ChecksFailed, ContractBroken, RequestError, StoreUnsafe, UnknownSource, WrongType
-from feature_assets.push import drain_orphans
+from feature_assets.errors import (
+    ChecksFailed,
+    ContractBroken,
+    RequestError,
+    StoreError,
+    StoreUnsafe,
+    UnknownSource,
+    WrongType,
+)
+from feature_assets.push import Push, Pushes, drain_orphans
 from feature_assets.push.journal import Entry, Part, PushJournal, read
 from feature_assets.registry import Registry, RegistryStore
 from feature_assets.settlement import pending, verify
@@ -222,6 +231,156 @@ def test_what_was_answered_survives_the_death_of_its_process(tmp_path: Path) -> 
         assert verify(TRIPS, store.offline, store.online).total == 0
         assert pending(TRIPS, store.offline, store.online) == ()
         assert drain_orphans(made, store.offline, store.online) == 0
+
+
+def test_many_callers_all_get_their_turn(tmp_path: Path) -> None:
+    """Whoever answers the others hands on: nobody does it for as long as others push."""
+    with FeatureStore(platform(tmp_path)) as store:
+        stop, counts = threading.Event(), [0] * 4
+
+        def work(which: int) -> None:
+            while not stop.is_set():
+                store.push("trips", [row(which, float(counts[which]))])
+                counts[which] += 1
+
+        threads = [threading.Thread(target=work, args=(which,)) for which in range(4)]
+        for thread in threads:
+            thread.start()
+        while min(counts) < 20 and any(thread.is_alive() for thread in threads):
+            stop.wait(0.01)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert min(counts) >= 20
+
+
+def test_each_caller_is_told_of_its_own_rows(tmp_path: Path) -> None:
+    """Pushes that are answered together: what is wrong with one is no other's."""
+    with FeatureStore(platform(tmp_path)) as store:
+        outcomes: dict[int, Any] = {}
+
+        def work(which: int) -> None:
+            try:
+                outcomes[which] = store.push("trips", [row(which, -1.0 if which % 3 == 0 else 1.0)])
+            except ChecksFailed as error:
+                outcomes[which] = error
+
+        threads = [threading.Thread(target=work, args=(which,)) for which in range(30)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert {which for which, one in outcomes.items() if isinstance(one, ChecksFailed)} == set(range(0, 30, 3))
+        assert all(one.wait(30) for one in outcomes.values() if not isinstance(one, ChecksFailed))
+        assert [driver for driver, _, _ in offline(store)] == [which for which in range(30) if which % 3]
+
+
+OTHER_TRIPS = msgspec.structs.replace(TRIPS, name="other_trips")
+
+
+def test_a_view_that_cannot_be_published_holds_up_no_other(tmp_path: Path) -> None:
+    """Its rows wait, and nothing is lost or doubled when its table can be written again."""
+    made = platform(tmp_path, TRIPS, OTHER_TRIPS, SOURCE)
+    with FeatureStore(made) as store:
+        place = Path(store.offline.uri(TRIPS))
+        place.parent.mkdir(parents=True)
+        place.write_text("in the way")
+        stuck = [store.push("trips", [row(number)]) for number in range(3)]
+        for _ in range(200):
+            if len(offline(store, OTHER_TRIPS)) == 3:
+                break
+            time.sleep(0.05)
+        assert [driver for driver, _, _ in offline(store, OTHER_TRIPS)] == [0, 1, 2]
+        assert not any(pushed.wait(0) for pushed in stuck)
+        store.push("trips", [row(3)])
+        place.unlink()
+        assert all(pushed.wait(30) for pushed in stuck)
+        assert store.push("trips", [row(4)]).wait(30)
+        for view in (TRIPS, OTHER_TRIPS):
+            assert [driver for driver, _, _ in offline(store, view)] == [0, 1, 2, 3, 4]
+            assert verify(view, store.offline, store.online).total == 0
+
+
+def test_what_a_view_could_not_take_is_taken_up_by_the_next_process(tmp_path: Path) -> None:
+    made = platform(tmp_path, TRIPS, OTHER_TRIPS, SOURCE)
+    with FeatureStore(made) as store:
+        place = Path(store.offline.uri(TRIPS))
+        place.parent.mkdir(parents=True)
+        place.write_text("in the way")
+        store.push("trips", [row(1)])
+    with FeatureStore(made) as store:
+        with pytest.raises(StoreError):
+            drain_orphans(made, store.offline, store.online)
+        assert [driver for driver, _, _ in offline(store, OTHER_TRIPS)] == [1]
+        place.unlink()
+        assert drain_orphans(made, store.offline, store.online) == 1
+        assert offline(store) == offline(store, OTHER_TRIPS) == [(1, TODAY, 2.5)]
+
+
+def test_rows_keep_their_order_when_the_declaration_changes_and_back(tmp_path: Path) -> None:
+    """In one commit's time a view may be published, changed and rolled back; what was pushed later is later all the same."""
+    made = platform(tmp_path)
+    changed = msgspec.structs.replace(TRIPS, description="Changed.")
+    registries = [Registry.of([each, SOURCE]) for each in (TRIPS, changed, TRIPS)]
+    with FeatureStore(made) as store:
+        pushes = Pushes(made.model_copy(update={"push_interval_seconds": 0.5}), store.offline, store.online)
+        first = [pushes.push(Push("trips", [row(0)]), registries[0])]
+        pushed = [
+            pushes.push(Push("trips", [row(number, float(number))]), registries[number % 3]) for number in range(9)
+        ]
+        assert all(one.wait(30) for one in (*first, *pushed))
+        pushes.close()
+        assert [driver for driver, _, _ in offline(store)] == [0, *range(9)]
+
+
+def test_a_journal_is_empty_when_all_is_published(tmp_path: Path) -> None:
+    made = platform(tmp_path)
+    with FeatureStore(made) as store:
+        for number in range(3):
+            store.push("trips", [row(number)]).wait(20)
+        for _ in range(200):
+            sizes = [each.stat().st_size for each in Path(made.place(made.push)).glob("*/*.rows")]
+            if sizes == [len(b"feature-assets push 1\n")]:
+                break
+            time.sleep(0.05)
+        assert sizes == [len(b"feature-assets push 1\n")]
+        assert store.push("trips", [row(9)]).wait(20)
+        assert len(offline(store)) == 4
+
+
+def test_a_full_disk_refuses_pushes_and_loses_none(tmp_path: Path) -> None:
+    """The limit on the size of files stands in for a full disk: the kernel refuses the write half way."""
+    made = platform(tmp_path)
+    script = f"""
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from datetime import datetime
+from feature_assets import FeatureStore, Settings
+from feature_assets.errors import StoreFull
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+at = datetime.fromisoformat({TODAY.isoformat()!r})
+rows = lambda number: [{{"driver_id": number, "ended": at, "km": float(n)}} for n in range(50)]
+with FeatureStore(Settings(root=Path({str(tmp_path)!r}), push_interval_seconds=0.01)) as store:
+    store.push("trips", rows(0)).wait(30)
+    (was, most) = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most))
+    for number in (1, 2):
+        try:
+            store.push("trips", rows(number))
+        except StoreFull as error:
+            print(number, "refused", error, flush=True)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (was, most))
+    print(store.push("trips", rows(3)).wait(30), flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [["1", "refused"], ["2", "refused"], ["True"]], done.stderr
+    assert "No room is left for pushed rows" in lines[0]
+    with FeatureStore(made) as store:
+        assert drain_orphans(made, store.offline, store.online) == 0
+        found = [driver for driver, _, _ in offline(store)]
+        assert (found.count(0), found.count(3), len(found)) == (50, 50, 100), "what was refused is not there in part"
 
 
 def journal(folder: Path) -> PushJournal:

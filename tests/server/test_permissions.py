@@ -3,16 +3,18 @@
 import io
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
 import polars as pl
 import pytest
 
-from feature_assets.access import PUSH, Access, Principal
-from feature_assets.errors import Forbidden
-from feature_assets.spec import Entity, Field, OnDemandViewSpec, ViewProjection, ViewSpec
+from feature_assets import FeatureStore
+from feature_assets.access import PUSH, Principal
+from feature_assets.errors import Forbidden, UnknownView
+from feature_assets.offline import OfflineStore
+from feature_assets.spec import Entity, Field, OnDemandViewSpec, PushSource, Stream, ViewProjection, ViewSpec
 from feature_assets.transformations import declared_expressions
 from feature_assets.types import Int64, String
 from tests.access.counting import READS, install
@@ -41,13 +43,18 @@ def on_demand(name: str, source: ViewProjection, **more: Any) -> OnDemandViewSpe
     )
 
 
+def fed(name: str, *fields: Field, **more: Any) -> ViewSpec:
+    """A view that takes the rows of a source of its own."""
+    return view(name, *fields, stream=Stream(f"{name}_rows"), **more)
+
+
 VIEWS = (
-    view("open_stats", VALUE, entity=THING),
-    view("risk_stats", VALUE, PHONE, entity=THING, access=RISK),
-    view("contacts", VALUE, PHONE, entity=THING),
-    view("sealed", VALUE, entity=THING, access={"read": []}),
-    view("tenant_orders", VALUE, PHONE, entity=TENANT, row_filter={"tenant_id": "org.tenant"}),
-    view(
+    fed("open_stats", VALUE, entity=THING),
+    fed("risk_stats", VALUE, PHONE, entity=THING, access=RISK),
+    fed("contacts", VALUE, PHONE, entity=THING),
+    fed("sealed", VALUE, entity=THING, access={"read": []}),
+    fed("tenant_orders", VALUE, PHONE, entity=TENANT, row_filter={"tenant_id": "org.tenant"}),
+    fed(
         "tenant_risk",
         VALUE,
         PHONE,
@@ -82,7 +89,7 @@ PRINCIPALS: dict[str, dict[str, Any]] = {
 #   read      POST /get-online-features for one plain feature
 #   all       the same for every feature of the view
 #   history   POST /v1/historical-features for every feature of the view
-#   push      what is decided about a row of the view
+#   push      a row of the view: POST /write-to-online-store, POST /push, and both by a FeatureStore with that principal
 #   materialize  POST /materialize for the view
 #   describe  GET /api/v1/feature_views/…
 EXPECTED = """
@@ -154,8 +161,9 @@ def filled(folder: Any, **settings: Any) -> Platform:
         made.add(one, *[(key, NOW - HOUR, SECRET_VALUE, *phones) for key in keys])
         if isinstance(one, ViewSpec):
             made.past(one, *[(key, NOW - HOUR, SECRET_VALUE, *phones) for key in keys])
+            made.objects.append(PushSource(name=f"{one.name}_rows"))
     made.publish()
-    made.settings = made.settings.model_copy(update=settings)
+    made.settings = made.settings.model_copy(update={"durability": "process", **settings})
     return made
 
 
@@ -190,7 +198,7 @@ async def outcome(http: httpx.AsyncClient, platform: Platform, principal: str, n
     if act == "describe":
         return told(await http.get(f"/api/v1/feature_views/{name}", headers=token))
     if act == "push":
-        return decided(platform, principal, name)
+        return await pushed(http, platform, principal, name)
     if act == "materialize":
         body = {"feature_views": [name], "start_ts": NOW.isoformat(), "end_ts": NOW.isoformat()}
         return started(await http.post("/materialize", json=body, headers=token), name)
@@ -228,17 +236,56 @@ def started(answer: httpx.Response, name: str) -> str:
     return told(answer)
 
 
-def decided(platform: Platform, principal: str, name: str) -> str:
-    """What is decided about a push of a row."""
-    who = dict(PRINCIPALS[principal])
+def principal_of(name: str) -> Principal:
+    """Who the token of `token_of` is about."""
+    who = dict(PRINCIPALS[name])
     scopes, roles, groups = who.pop("scopes"), who.pop("roles", ()), who.pop("groups", ())
-    asking = Principal.of(principal, scopes, roles=roles, groups=groups, claims=who)
-    registry = platform.registry.read().registry
+    return Principal.of(name, scopes, roles=roles, groups=groups, claims=who)
+
+
+def row_of(name: str, **keys: list[Any]) -> dict[str, list[Any]]:
+    """A row to push, earlier than what is there."""
+    declared = next(one for one in VIEWS if one.name == name)
+    phone = {"phone": ["0"]} if isinstance(declared, ViewSpec) and declared.field("phone") else {}
+    keys = keys or keys_of(name)
+    height = len(next(iter(keys.values())))
+    return {**keys, "at": [(NOW - 2 * HOUR).isoformat()] * height, "value": [0] * height} | {
+        name: each * height for name, each in phone.items()
+    }
+
+
+async def pushed(http: httpx.AsyncClient, platform: Platform, principal: str, name: str) -> str:
+    """What becomes of a push of a row: by both routes, and by both methods of a store in this process."""
+    rows, token = row_of(name), token_of(platform, principal)
+    body = {"feature_view_name": name, "df": rows}
+    found = {taken(await http.post("/write-to-online-store", json=body, headers=token))}
+    with FeatureStore(platform.settings, principal=principal_of(principal)) as store:
+        found.add(by_python(store, name, lambda: store.write_to_online_store(name, rows)))
+        if not isinstance(next(one for one in VIEWS if one.name == name), OnDemandViewSpec):
+            body = {"push_source_name": f"{name}_rows", "df": rows}
+            found.add(taken(await http.post("/push", json=body, headers=token)))
+            found.add(by_python(store, name, lambda: store.push(f"{name}_rows", rows)))
+    assert len(found) == 1, found
+    return found.pop()
+
+
+def taken(answer: httpx.Response) -> str:
+    """What became of a push over HTTP."""
+    if answer.status_code == 404 and "is an on-demand view" in answer.text:
+        return "none"
+    return told(answer)
+
+
+def by_python(store: FeatureStore, name: str, push: Callable[[], Any]) -> str:
+    """What became of a push in this process, as the route says it."""
     try:
-        Access(registry).decide(asking, PUSH, name).enforce().admit(keys_of(name).__getitem__)
+        assert push().views == (name,)
     except Forbidden as error:
-        return "404" if error.decision.hidden and asking.grant.anywhere(PUSH) else "403"
-    return "none" if name in registry.on_demand else "ok"
+        assert store.principal is not None
+        return "404" if error.decision.hidden and store.principal.grant.anywhere(PUSH) else "403"
+    except UnknownView as error:
+        return "none" if "is an on-demand view" in str(error) else "404"
+    return "ok"
 
 
 @pytest.mark.parametrize("principal", PRINCIPALS)
@@ -344,8 +391,53 @@ async def test_a_row_of_somebody_else_refuses_the_whole_request(
     assert answer.is_success
 
 
+async def test_whoever_has_rows_of_their_own_pushes_those_alone(http: httpx.AsyncClient, guarded: Platform) -> None:
+    """All of a push is refused for one row of somebody else: over HTTP and from Python, by source and by view."""
+    token = token_of(guarded, "acme")
+    offline = OfflineStore(guarded.settings.place(guarded.settings.offline), durability="process")
+    (orders,) = (one for one in VIEWS if one.name == "tenant_orders")
+    assert isinstance(orders, ViewSpec)
+    with FeatureStore(guarded.settings, principal=principal_of("acme")) as store:
+        for tenants in (["globex"], ["acme", "globex"], ["ACME"], ["acme", "acme", ""]):
+            rows = row_of("tenant_orders", tenant_id=tenants)
+            for path, body in (
+                ("/push", {"push_source_name": "tenant_orders_rows", "df": rows}),
+                ("/write-to-online-store", {"feature_view_name": "tenant_orders", "df": rows}),
+            ):
+                answer = await http.post(path, json=body, headers=token)
+                assert answer.status_code == 403
+                assert "'tenant_id'" in answer.json()["detail"]
+                assert "globex" not in answer.text
+            for push in (store.push, store.write_to_online_store):
+                name = "tenant_orders_rows" if push == store.push else "tenant_orders"
+                with pytest.raises(Forbidden, match="another 'tenant_id' than yours"):
+                    push(name, rows)
+        assert store.push("tenant_orders_rows", row_of("tenant_orders", tenant_id=["acme"])).wait(30)
+    kept = offline.scan(orders).filter(pl.col("at") == NOW - 2 * HOUR).collect()
+    assert set(kept["tenant_id"]) == {"acme"}
+
+
+async def test_who_may_not_know_of_a_source_does_not_find_out_by_pushing(
+    http: httpx.AsyncClient, guarded: Platform
+) -> None:
+    """One that is not there, one that is closed, and what lies behind it: the answer is the same."""
+    token = bearer(guarded.issuer.token("blind", ["features:push:nothing"], 600))
+    asking = Principal.of("blind", "features:push:nothing")
+    answers = set()
+    for name in ("risk_stats_rows", "no_such_rows"):
+        answer = await http.post("/push", json={"push_source_name": name, "df": row_of("risk_stats")}, headers=token)
+        assert answer.status_code == 404
+        answers.add(answer.json()["detail"].replace(name, "…"))
+        with FeatureStore(guarded.settings, principal=asking) as store, pytest.raises(Forbidden) as refused:
+            store.push(name, row_of("risk_stats"))
+        answers.add(str(refused.value).replace(name, "…"))
+    assert len(answers) == 1
+    assert "risk_stats'" not in answers.pop()
+
+
 async def test_without_a_spine_the_rows_are_ones_own(http: httpx.AsyncClient, guarded: Platform) -> None:
-    body = {"features": ["tenant_orders:value", "tenant_risk:phone"], "since": "2013-01-01", "until": "2014-01-01"}
+    since = (NOW - HOUR).isoformat()  # What other tests push is earlier.
+    body = {"features": ["tenant_orders:value", "tenant_risk:phone"], "since": since, "until": "2014-01-01"}
     answer = await http.post("/v1/historical-features", json=body, headers=token_of(guarded, "acme"))
     assert answer.is_success, answer.text
     rows = pl.read_parquet(io.BytesIO(answer.content))
