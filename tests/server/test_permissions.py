@@ -293,7 +293,7 @@ def by_python(store: FeatureStore, name: str, push: Callable[[], Any]) -> str:
 async def test_everybody_is_allowed_what_the_table_says(
     principal: str, name: str, http: httpx.AsyncClient, guarded: Platform
 ) -> None:
-    expected = {act: outcome for who, of, act, outcome in table() if (who, of) == (principal, name)}
+    expected = {act: allowed for who, of, act, allowed in table() if (who, of) == (principal, name)}
     found = {act: await outcome(http, guarded, principal, name, act) for act in expected}
     assert found == expected
 
