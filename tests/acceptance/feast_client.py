@@ -11,7 +11,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureStore,
+    FeatureView,
+    Field,
+    FileSource,
+    PushSource,
+    RepoConfig,
+    ValueType,
+)
+from feast.data_source import PushMode
 from feast.errors import FeastError
 from feast.infra.key_encoding_utils import serialize_entity_key  # noqa: F401 (of this release: the layout is known)
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -41,7 +52,7 @@ def declared(folder):
     airport = Entity(name="airport", join_keys=["origin"], value_type=ValueType.STRING)
     driver = Entity(name="driver", join_keys=["driver_id"], value_type=ValueType.INT64)
 
-    def view(name, entity, **types):
+    def view(name, entity, source=source, **types):
         schema = [Field(name=feature, dtype=of) for feature, of in types.items()]
         key = Field(name=entity.join_key, dtype=String if entity is airport else Int64)
         return FeatureView(
@@ -52,10 +63,43 @@ def declared(folder):
         view("weather", airport, temp=Float64, wind=Float64),
         view("crowds", airport, waiting=Int64, note=String),
         view("driver_stats", driver, trips=Int64),
-        view("written", driver, score=Float64, nick=String),
+        view("written", driver, source=PushSource(name="scores", batch_source=source), score=Float64, nick=String),
     ]
     service = FeatureService(name="three", features=[views[0], views[1], views[2]])
     return [airport, driver, *views, service]
+
+
+def rows(**columns):
+    """Rows as somebody writes them."""
+    count = len(next(iter(columns.values())))
+    return pd.DataFrame({**columns, "event_timestamp": [AT] * count})
+
+
+def written(feast):
+    """What is read after rows were written, and after others were pushed; what was refused meanwhile."""
+    features, keys = ["written:score", "written:nick"], [{"driver_id": number} for number in range(4)]
+
+    def read():
+        return feast.get_online_features(features, keys).to_dict()
+
+    found = {"before": read()}
+    feast.write_to_online_store("written", rows(driver_id=[0, 1], score=[0.1, -0.0], nick=["é 😀", ""]))
+    found["after"] = read()
+    feast.push("scores", rows(driver_id=[2, 1], score=[2.5, 1e300], nick=["two", None]), to=PushMode.ONLINE)
+    found["pushed"] = read()
+    future = rows(driver_id=[0], score=[9.0], nick=["from the future"])
+    future["event_timestamp"] = [datetime.now(UTC) + timedelta(days=2)]
+    older = rows(driver_id=[0], score=[9.0], nick=["too late"])
+    older["event_timestamp"] = [AT - timedelta(days=1)]
+    found["refused"] = {
+        "future": refused(lambda: feast.write_to_online_store("written", future)),
+        "no stream": refused(
+            lambda: feast.write_to_online_store("crowds", rows(origin=["JFK"], waiting=[1], note=["x"]))
+        ),
+    }
+    feast.write_to_online_store("written", older)
+    found["at last"] = read()
+    return found
 
 
 def refused(ask):
@@ -89,13 +133,14 @@ def main():
     feast = store(folder, url, {"type": "oidc", "token": token})
     feast.apply(declared(folder), skip_feature_view_validation=True)
     features = ["weather:wind", "weather:temp", "crowds:waiting", "crowds:note", "driver_stats:trips"]
-    rows = [{"origin": f"A{number}", "driver_id": number} for number in range(100)]
+    rows_asked = [{"origin": f"A{number}", "driver_id": number} for number in range(100)]
     one = [{"origin": "JFK", "driver_id": 1}]
     found = {
         "one": feast.get_online_features(features, one).to_dict(include_event_timestamps=False),
-        "hundred": feast.get_online_features(features, rows).to_dict(),
+        "hundred": feast.get_online_features(features, rows_asked).to_dict(),
         "full_names": feast.get_online_features(features, one, full_feature_names=True).to_dict(),
         "service": feast.get_online_features(feast.get_feature_service("three"), one).to_dict(),
+        "service_hundred": feast.get_online_features(feast.get_feature_service("three"), rows_asked).to_dict(),
         "internal": internal_read(feast, feast.get_feature_view("weather")),
         "by_client": store(
             folder,
@@ -116,6 +161,7 @@ def main():
             ),
         },
     }
+    found["written"] = written(feast)
     json.dump(found, sys.stdout)
 
 

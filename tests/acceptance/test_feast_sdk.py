@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from feature_assets.spec import Entity, Field, ServiceSpec, ViewProjection
+from feature_assets.offline import OfflineStore
+from feature_assets.spec import Entity, Field, PushSource, ServiceSpec, Stream, ViewProjection
 from feature_assets.types import Float64, Int64, String
 from tests.server.conftest import HOUR, NOW, Platform, bearer, columns, served, view
 
@@ -24,6 +25,7 @@ AIRPORT, DRIVER = Entity("airport", {"origin": String}), Entity("driver", {"driv
 WEATHER = view("weather", Field("temp", Float64), Field("wind", Float64), entity=AIRPORT)
 CROWDS = view("crowds", Field("waiting", Int64), Field("note", String), entity=AIRPORT)
 DRIVERS = view("driver_stats", Field("trips", Int64), entity=DRIVER)
+WRITTEN = view("written", Field("score", Float64), Field("nick", String), entity=DRIVER, stream=Stream("scores"))
 THREE = ServiceSpec(name="three", features=tuple(ViewProjection(one) for one in ("weather", "crowds", "driver_stats")))
 FEATURES = ["weather:wind", "weather:temp", "crowds:waiting", "crowds:note", "driver_stats:trips"]
 
@@ -53,7 +55,8 @@ def platform(tmp_path_factory) -> Iterator[Platform]:
     made.add(WEATHER, ("JFK", at, 40.5, None), *[(f"A{number}", at, number / 3, -0.0) for number in range(0, 100, 2)])
     made.add(CROWDS, ("JFK", at, 2**53 + 1, "é 😀"), *[(f"A{number}", at, number, "") for number in range(100)])
     made.add(DRIVERS, *[(number, at, number * 10) for number in range(90)])
-    made.add(THREE)
+    for one in (PushSource(name="scores"), WRITTEN, THREE):
+        made.add(one)
     made.publish()
     yield made
     made.store.close()
@@ -68,7 +71,7 @@ def both(platform, feast_python, tmp_path_factory) -> Any:
         url = f"http://{host}:{port}"
         script = Path(__file__).with_name("feast_client.py")
         discovery = f"{url}/.well-known/openid-configuration"
-        token = platform.token("features:read", "registry:read")
+        token = platform.token("features:read", "features:push", "registry:read")
         ran = subprocess.run(
             [feast_python, str(script), str(folder), url, token, discovery, client, secret],
             check=False,
@@ -90,6 +93,7 @@ def both(platform, feast_python, tmp_path_factory) -> Any:
     assert "request failed" not in (folder / "log").read_text()
 
 
+KEYS = {"driver_id": [0, 1, 2, 3]}
 ONE = {"origin": ["JFK"], "driver_id": [1]}
 
 
@@ -112,6 +116,41 @@ def test_full_names_and_a_service(both):
     found, directly = both
     assert found["full_names"]["weather__temp"] == [40.5]
     assert found["service"] == directly("three", ONE)
+
+
+def test_a_service_over_three_views_for_a_hundred_rows(both):
+    found, directly = both
+    entities = {"origin": [f"A{number}" for number in range(100)], "driver_id": list(range(100))}
+    assert found["service_hundred"] == directly("three", entities)
+    assert list(found["service_hundred"]) == list(directly("three", entities))
+
+
+def test_what_feast_writes_and_pushes_is_what_everybody_reads(both):
+    found, directly = both
+    written = found["written"]
+    assert written["before"] == {"driver_id": [0, 1, 2, 3], "score": [None] * 4, "nick": [None] * 4}
+    assert written["after"]["score"] == [0.1, -0.0, None, None]
+    assert str(written["after"]["score"][1]) == "-0.0"
+    assert written["after"]["nick"] == ["é 😀", "", None, None]
+    assert written["pushed"]["score"] == [0.1, 1e300, 2.5, None]
+    assert written["pushed"]["nick"] == ["é 😀", None, "two", None]
+    # A row from before what is there is history, and changes nothing that is served.
+    assert written["at last"] == written["pushed"] == directly(["written:score", "written:nick"], KEYS)
+
+
+def test_what_feast_writes_is_history_as_well(both, platform):
+    history = OfflineStore(platform.settings.place(platform.settings.offline)).scan(WRITTEN).collect()
+    assert sorted(history["driver_id"].to_list()) == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "what, of, words", [("future", "FeastError", "later than now"), ("no stream", "FeastError", "takes no rows")]
+)
+def test_writes_that_are_refused(both, what, of, words):
+    found, _ = both
+    refused = found["written"]["refused"][what]
+    assert refused["class"] == of, refused
+    assert words in refused["message"]
 
 
 def test_what_feast_reads_inside_for_its_on_demand_views(both):
