@@ -120,18 +120,24 @@ class UnknownName(FeatureAssetsError, LookupError):
 
 
 class UnknownView(UnknownName):
+    """The registry has no feature view of that name, or not in that version."""
+
     @classmethod
     def among(cls, name: str, known: Sequence[str]) -> Self:
         return cls(f"There is no feature view '{shown(name)}' in the published registry. {hint(name, known, 'views')}")
 
 
 class UnknownFeature(UnknownName):
+    """The view has no such feature, or the answer no such column."""
+
     @classmethod
     def among(cls, view: str, feature: str, known: Sequence[str]) -> Self:
         return cls(f"View '{view}' has no feature '{shown(feature)}'. {hint(feature, known, 'features')}")
 
 
 class UnknownService(UnknownName):
+    """The registry has no feature service of that name."""
+
     @classmethod
     def among(cls, name: str, known: Sequence[str]) -> Self:
         return cls(
@@ -147,6 +153,8 @@ class UnknownService(UnknownName):
 
 
 class UnknownSource(UnknownName):
+    """The registry has no push source of that name."""
+
     @classmethod
     def among(cls, name: str, known: Sequence[str]) -> Self:
         return cls(
@@ -155,6 +163,8 @@ class UnknownSource(UnknownName):
 
 
 class UnknownTrainingSet(UnknownName):
+    """No training set was saved under that name."""
+
     @classmethod
     def among(cls, name: str, known: Sequence[str]) -> Self:
         return cls(f"There is no saved training set '{shown(name)}'. {hint(name, known, 'training sets')}")

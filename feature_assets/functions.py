@@ -79,6 +79,7 @@ def load_function(how: Function, allowed_modules: Sequence[str], place: str) -> 
         )
     try:
         found: Any = getattr(import_module(module), name, None)
+    # Whatever a module does while it is imported, it is this view that cannot be computed.
     except Exception as error:
         raise TransformationRefused(
             f"{place} is computed by {how.path}, which cannot be imported here: {type(error).__name__}: {error}. "

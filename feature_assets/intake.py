@@ -138,6 +138,7 @@ def _by_function(function: Callable[..., object], place: str) -> Transform:
         try:
             returned = function(rows.lazy())
             found = returned.collect() if isinstance(returned, pl.LazyFrame) else returned
+        # The function is somebody else's and may raise anything.
         except Exception as error:
             raise ContractBroken(f"{place} failed: {type(error).__name__}: {error}") from error
         if not isinstance(found, pl.DataFrame):

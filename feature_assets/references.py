@@ -20,7 +20,8 @@ class Referable(Protocol):
     """Anything that stands for features: a view, or a service that is known to the registry by its name."""
 
     @property
-    def reference(self) -> "str | ViewProjection": ...
+    def reference(self) -> "str | ViewProjection":
+        """What the registry knows it by."""
 
 
 Features: TypeAlias = str | ViewProjection | Referable | Sequence[str | ViewProjection | Referable]
@@ -30,11 +31,14 @@ class Catalogue(Protocol):
     """The part of the registry that references are resolved against."""
 
     @property
-    def on_demand(self) -> Mapping[str, OnDemandViewSpec]: ...
+    def on_demand(self) -> Mapping[str, OnDemandViewSpec]:
+        """The on-demand views by name."""
 
-    def view(self, name: str, version: int | None = None) -> ViewSpec: ...
+    def view(self, name: str, version: int | None = None) -> ViewSpec:
+        """The view in that version, else in its current one; raises UnknownView."""
 
-    def service(self, name: str) -> ServiceSpec: ...
+    def service(self, name: str) -> ServiceSpec:
+        """The service of that name; raises UnknownService."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class ViewRead:
     features: tuple[Field, ...]
 
     def column(self, feature: str) -> str:
+        """The qualified name of one of its features."""
         return f"{self.name}__{feature}"
 
 
@@ -60,6 +65,7 @@ class OnDemandRead:
     features: tuple[Field, ...]
 
     def column(self, feature: str) -> str:
+        """The qualified name of one of its features."""
         return f"{self.name}__{feature}"
 
 

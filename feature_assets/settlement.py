@@ -62,6 +62,7 @@ class Differences:
 
     @property
     def total(self) -> int:
+        """How many keys differ, in whatever way."""
         return self.missing + self.extra + self.different
 
 

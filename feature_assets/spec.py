@@ -447,6 +447,7 @@ class ViewSpec(_Described, frozen=True, kw_only=True):
         return tuple(field.name for field in self.features if field.pii)
 
     def field(self, name: str) -> Field | None:
+        """The feature of that name, None where there is none."""
         return next((field for field in self.features if field.name == name), None)
 
 
@@ -485,6 +486,7 @@ class OnDemandViewSpec(_Described, frozen=True, kw_only=True):
         msgspec.structs.force_setattr(self, "access", checked_access(place, self.access, ON_DEMAND_ACTS))
 
     def field(self, name: str) -> Field | None:
+        """The feature of that name, None where there is none."""
         return next((field for field in self.features if field.name == name), None)
 
 

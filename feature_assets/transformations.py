@@ -269,6 +269,7 @@ def _by_rows(
 def _called(function: Callable[..., Any], argument: Any, place: str) -> Any:
     try:
         return function(argument)
+    # The function is somebody else's and may raise anything.
     except Exception as error:
         raise ContractBroken(f"{place} failed: {type(error).__name__}: {error}") from error
 

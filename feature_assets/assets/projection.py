@@ -14,10 +14,12 @@ class DeclaredView(Protocol):
     """A `FeatureView` or an `OnDemandFeatureView`."""
 
     @property
-    def key(self) -> dg.AssetKey: ...
+    def key(self) -> dg.AssetKey:
+        """The asset that it is."""
 
     @property
-    def spec(self) -> ViewSpec | OnDemandViewSpec: ...
+    def spec(self) -> ViewSpec | OnDemandViewSpec:
+        """The declaration as data."""
 
 
 @dataclass(frozen=True, slots=True)

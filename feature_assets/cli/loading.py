@@ -102,6 +102,7 @@ def _from_file(path: Path, root: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+    # What was not loaded to its end is not to be found as if it were.
     except BaseException:
         sys.modules.pop(name, None)
         raise

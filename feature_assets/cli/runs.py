@@ -68,6 +68,7 @@ def dagster_instance(settings: Settings) -> Iterator[tuple[dg.DagsterInstance, b
     os.environ["DAGSTER_HOME"] = str(place)
     try:
         instance = dg.DagsterInstance.local_temp(str(place), overrides=_NO_CAPTURE)
+    # Dagster has no class of errors for settings, storage and schema together.
     except Exception as error:
         raise ConfigurationError(f"Dagster's home {home} cannot be used: {_first_line(error)}") from error
     with instance:

@@ -37,6 +37,7 @@ class Rows:
         self.events, self.expired = events, expired
 
     def statuses(self, values: Sequence[Any]) -> list[Status]:
+        """The status of each value of one feature of the view."""
         found = _statuses(values)
         if None in self.events:
             found = [one if event is not None else NOT_FOUND for one, event in zip(found, self.events, strict=True)]

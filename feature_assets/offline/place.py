@@ -38,6 +38,7 @@ class Place:
 
     @property
     def described(self) -> str:
+        """What a message calls it."""
         return f"the Delta table of view '{self.view}' (version {self.version}) at {self.uri}"
 
     def sync_made(self) -> None:

@@ -79,18 +79,22 @@ class Published:
 
     @property
     def digest(self) -> str:
+        """SHA-256 of the snapshot, in hexadecimal."""
         return self.entry.digest
 
     @property
     def sequence(self) -> int:
+        """The number of the entry in the history."""
         return self.entry.sequence
 
     @property
     def published_at(self) -> datetime:
+        """When it was put in force (UTC)."""
         return self.entry.published_at
 
     @property
     def by(self) -> str:
+        """Who put it in force."""
         return self.entry.by
 
 

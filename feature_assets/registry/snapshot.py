@@ -43,6 +43,7 @@ class ListedFeature(NamedTuple):
 
     @property
     def reference(self) -> str:
+        """What it is asked for by: "view:feature"."""
         return f"{self.view}:{self.field.name}"
 
 
@@ -80,6 +81,7 @@ class Registry(Spec, frozen=True, kw_only=True, omit_defaults=False, dict=True):
 
     @cached_property
     def digest(self) -> str:
+        """SHA-256 of the canonical JSON in hexadecimal: the identity of the snapshot."""
         return hashlib.sha256(canonical_json(self)).hexdigest()
 
     def view(self, name: str, version: int | None = None) -> ViewSpec:

@@ -39,6 +39,7 @@ class Digester:
         self.update(pl.DataFrame(schema=schema))
 
     def update(self, piece: pl.DataFrame) -> None:
+        """Take the next rows."""
         self._rows += piece.height
         for name, hashes in self._columns.items():
             for part, data in _parts(piece.get_column(name)):

@@ -70,6 +70,7 @@ def _version(name: str) -> str:
 
 
 def schema_text(schema: pl.Schema) -> dict[str, str]:
+    """Each column with its dtype in words, as a manifest has them."""
     return {name: str(dtype) for name, dtype in schema.items()}
 
 

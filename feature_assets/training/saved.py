@@ -76,6 +76,7 @@ class TrainingSets:
             manifest = msgspec.structs.replace(training_set.described(digester), name=name, files=tuple(files))
             etag = former.etag if former else None
             self._objects.put(path, written(manifest), if_match=etag, if_absent=former is None)
+        # Whoever stops it with Ctrl-C is not to find half a set either.
         except BaseException as error:
             self._discard(files)
             if isinstance(error, PutConflict):

@@ -27,18 +27,22 @@ class Source(Protocol):
     """Where the rows come from: the same ones in the same order each time."""
 
     @property
-    def schema(self) -> pl.Schema: ...
+    def schema(self) -> pl.Schema:
+        """Columns and dtypes; known before anything is read."""
 
     @property
-    def spine_columns(self) -> tuple[str, ...]: ...
+    def spine_columns(self) -> tuple[str, ...]:
+        """The columns that came with the spine; they stand first."""
 
-    def pieces(self, rows: int | None) -> Iterator[pl.DataFrame]: ...
+    def pieces(self, rows: int | None) -> Iterator[pl.DataFrame]:
+        """All rows in their order, about so many at a time; None gives them in one frame."""
 
 
 class Keeper(Protocol):
     """Where sets are kept under names: `TrainingSets`."""
 
-    def save(self, name: str, training_set: "TrainingSet", *, overwrite: bool = False) -> Manifest: ...
+    def save(self, name: str, training_set: "TrainingSet", *, overwrite: bool = False) -> Manifest:
+        """See `TrainingSet.save`."""
 
 
 class TrainingSet:
@@ -65,6 +69,7 @@ class TrainingSet:
 
     @property
     def columns(self) -> list[str]:
+        """The names of all columns, in their order."""
         return list(self.schema)
 
     @property

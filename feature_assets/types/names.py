@@ -25,16 +25,22 @@ class _Bracketed:
 
 
 class _ListOf(_Bracketed):
+    """`List[element]`: any number of one type."""
+
     def __getitem__(self, element: FeatureType) -> ListType:
         return ListType(_a_type(element, "List[…]"))
 
 
 class _VectorOf(_Bracketed):
+    """`Vector[n]`: n Float32 numbers, none of them null."""
+
     def __getitem__(self, length: int) -> VectorType:
         return VectorType(length)
 
 
 class _MapOf(_Bracketed):
+    """`Map[key, value]`: values found by a key; keys are not null and keep their order."""
+
     def __getitem__(self, key_and_value: tuple[FeatureType, FeatureType]) -> MapType:
         if not isinstance(key_and_value, tuple) or len(key_and_value) != 2:
             self()

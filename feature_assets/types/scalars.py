@@ -25,6 +25,8 @@ _SQLITE_FLOATS: Final[dict[object, float]] = {"NaN": math.nan, b"-0.0": -0.0}
 
 
 class _Integer(FeatureType):
+    """A whole number of so many bits, with a sign; no Bool, and a float only where it is exactly one."""
+
     __slots__ = ("_dtype", "_high", "_low")
     sqlite = "INTEGER"
     keyable = True
@@ -62,6 +64,8 @@ class _Integer(FeatureType):
 
 
 class _Float(FeatureType):
+    """A number of 32 or 64 bits as IEEE 754 has them, NaN, infinities and -0.0 included; no key."""
+
     __slots__ = ("_bits",)
     sqlite = "REAL"
 
@@ -131,6 +135,8 @@ def _not_finite(value: float) -> str:
 
 
 class StringType(FeatureType):
+    """Text that has a form in UTF-8: no lone surrogates."""
+
     __slots__ = ()
     sqlite = "TEXT"
     keyable = True
@@ -152,6 +158,8 @@ class StringType(FeatureType):
 
 
 class _Uuid(StringType):
+    """A UUID: in lower case with hyphens, whichever way it came."""
+
     __slots__ = ()
 
     def _parse(self, value: Any) -> str:
@@ -166,6 +174,8 @@ class _Uuid(StringType):
 
 
 class _Json(StringType):
+    """Text that is JSON: kept as it is written, and null is not `null`."""
+
     __slots__ = ()
     keyable = False
 
@@ -186,6 +196,8 @@ class _Json(StringType):
 
 
 class _Bool(FeatureType):
+    """True or False; 0 and 1 are numbers."""
+
     __slots__ = ()
     sqlite = "INTEGER"
     keyable = True
@@ -210,6 +222,8 @@ class _Bool(FeatureType):
 
 
 class _Bytes(FeatureType):
+    """Any bytes; in JSON as base64."""
+
     __slots__ = ()
     sqlite = "BLOB"
     keyable = True
@@ -239,6 +253,8 @@ class _Bytes(FeatureType):
 
 
 class _Date(FeatureType):
+    """A day of the years 1 to 9999, written 2013-02-08; it is no time."""
+
     __slots__ = ()
     sqlite = "TEXT"
     keyable = True
@@ -274,6 +290,8 @@ class _Date(FeatureType):
 
 
 class _Timestamp(FeatureType):
+    """A moment in whole microseconds of UTC, of the years 1 to 9999; a naive one is read as UTC."""
+
     __slots__ = ()
     sqlite = "INTEGER"
     keyable = True

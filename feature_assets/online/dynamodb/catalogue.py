@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
-from feature_assets.errors import PublicationConflict, StoreUnavailable, TableMissing
+from feature_assets.errors import PublicationConflict, StoreError, StoreUnavailable, TableMissing
 from feature_assets.online.dynamodb.calls import Calls, Item, NotThere, Refused
 from feature_assets.online.dynamodb.items import KEY
 from feature_assets.online.protocol import AppliedPublication, Ledger, LedgerEntry, column_types, refuse_other_types
@@ -158,7 +158,7 @@ class Catalogue:
                 AttributeDefinitions=[{"AttributeName": attribute, "AttributeType": of} for attribute, of in key],
                 **options,
             )
-        except Exception as error:
+        except StoreError as error:
             if client_error in str(error.__cause__):
                 raise _InUse from error
             raise

@@ -39,6 +39,7 @@ def is_prepared(connection: sqlite3.Connection, table: Table) -> bool:
 
 
 def table_types(table: Table) -> dict[str, str]:
+    """The declared type of each column, as the catalogue keeps them."""
     return {name: str(of) for name, of in table.types.items() if name != PUBLICATION}
 
 

@@ -205,6 +205,7 @@ class _Writer:
             try:
                 yield connection
                 connection.execute("COMMIT")
+            # Also when it is stopped: a connection that stays in its transaction would hold up every writer.
             except BaseException:
                 self._roll_back()
                 raise
