@@ -642,6 +642,17 @@ class PushRequest(BaseModel):
 class WriteRequest(BaseModel):
     """Rows of one view. Other fields are passed over."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "feature_view_name": "trip_stats",
+                    "df": {"driver_id": [7], "event_timestamp": ["2024-05-01T09:30:00Z"], "km": [12.5]},
+                }
+            ]
+        }
+    )
+
     feature_view_name: str = Field(description="The name of a view with a push source.")
     df: dict[str, list[Any]] = Field(
         description="Join keys, features, `event_timestamp` and perhaps `created`, with a value for each row in each."

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 import orjson
 from fastapi import FastAPI
+from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from feature_assets.access import PUSH
@@ -140,9 +141,10 @@ class PushRoutes:
 
 def describe(app: FastAPI, callers: Callers) -> None:
     """Add the routes to the OpenAPI document: the gate answers them before FastAPI would."""
-    for path, name, summary, body in (
-        (PATH, "push", "Push rows to the views of a source", pages.PushRequest),
-        (WRITE_PATH, "write_to_online_store", "Push rows to one view", pages.WriteRequest),
+    null = {"application/json": {"schema": {"type": "null"}}}
+    for path, name, summary, body, content in (
+        (PATH, "push", "Push rows to the views of a source", pages.PushRequest, {}),
+        (WRITE_PATH, "write_to_online_store", "Push rows to one view", pages.WriteRequest, null),
     ):
         app.post(
             path,
@@ -150,8 +152,9 @@ def describe(app: FastAPI, callers: Callers) -> None:
             tags=["features"],
             summary=summary,
             response_model=None,
+            response_class=Response,
             responses={
-                200: {"description": "The rows are on disk and will reach both stores.", "content": {}},
+                200: {"description": "The rows are on disk and will reach both stores.", "content": content},
                 **pages.refusals(400, 401, 403, 404, 408, 413, 422, 429, 500, 503, 507),
             },
             openapi_extra={"requestBody": pages.json_request(body)},
@@ -212,6 +215,9 @@ def _nested(text: str) -> Any:
 
 
 async def _answer(exchange: Exchange, body: bytes) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers = [(b"content-length", b"%d" % len(body))]
+    if body:
+        # Nothing is no JSON, and a client that is told that it is fails to read it.
+        headers.append((b"content-type", b"application/json"))
     await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
     await exchange.send({"type": "http.response.body", "body": body})

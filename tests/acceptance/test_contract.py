@@ -12,3 +12,4 @@ def test_no_request_gets_an_answer_that_the_document_does_not_have(tmp_path):
     assert found.passed, found.output
     assert found.cases >= 500, found.output
     assert "request failed" not in found.log
+    assert found.pushed >= 1

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from feature_assets.access import ACTS
-from feature_assets.spec import Entity, Field, ServiceSpec, ViewProjection
+from feature_assets.offline import OfflineStore
+from feature_assets.spec import Entity, Field, PushSource, ServiceSpec, Stream, ViewProjection, ViewSpec
 from feature_assets.types import Float64, String
-from tests.server.conftest import HOUR, NOW, Platform, fill, served, view
+from tests.server.conftest import DRIVER, HOUR, NOW, Platform, fill, served, view
 
 CONFIGURATION = """\
 # Whether a view is there, and what its join keys are, no schema says: a question of the right shape may be refused.
@@ -22,13 +23,23 @@ expected-statuses = [400, 401, 403, 406, 415, 422, 428]
 """
 
 
+TRIPS = ViewSpec(
+    name="trip_stats",
+    entities=(DRIVER,),
+    event_timestamp="ended",
+    features=(Field("km", Float64),),
+    stream=Stream("trips"),
+)
+
+
 class Run(NamedTuple):
-    """What came of it."""
+    """What came of it. `pushed` is how many rows were taken."""
 
     passed: bool
     output: str
     cases: int
     log: str
+    pushed: int
 
 
 def platform_of_the_examples(folder: Path) -> Platform:
@@ -43,6 +54,8 @@ def platform_of_the_examples(folder: Path) -> Platform:
     )
     platform.add(weather, ("JFK", NOW - HOUR, 40.5, 11.0))
     platform.past(weather, ("JFK", NOW - HOUR, 40.5, 11.0))
+    for one in (PushSource(name="trips"), TRIPS):
+        platform.add(one)
     platform.add(ServiceSpec(name="departure_delay", features=(ViewProjection("airport_weather"),)))
     platform.publish()
     return platform
@@ -68,5 +81,9 @@ def fuzzed(folder: Path, *, examples: int, phases: str = "examples,coverage,fuzz
             cwd=folder,
         )
     platform.store.close()
+    history = OfflineStore(platform.settings.place(platform.settings.offline))
+    pushed = history.scan(TRIPS).collect().height
     cases = re.search(r"(\d+) generated", found.stdout)
-    return Run(found.returncode == 0, found.stdout + found.stderr, int(cases[1]) if cases else 0, log.read_text())
+    return Run(
+        found.returncode == 0, found.stdout + found.stderr, int(cases[1]) if cases else 0, log.read_text(), pushed
+    )
