@@ -189,6 +189,14 @@ def journal_entry(journal: str) -> str:
     return f"{_PUSHES}{journal}"
 
 
+def reached(view: ViewSpec, journal: str, offline: OfflineStore, online: OnlineStore) -> int:
+    """The sequence number up to which both stores have the view's rows of a journal; 0 if they have none."""
+    if view.online:
+        entry = online.ledger(view).entries.get(journal_entry(journal))
+        return entry.publication if entry is not None and entry.settled else 0
+    return offline.pushed(view, journal) or 0
+
+
 def _pushed(view: ViewSpec, offline: OfflineStore, entries: Iterable[str]) -> dict[str, int]:
     """The sequence number up to which Delta has the rows of each journal that the ledger knows."""
     journals = [name.removeprefix(_PUSHES) for name in entries if name.startswith(_PUSHES)]

@@ -14,6 +14,7 @@
 
 from feature_assets.offline.commits import CommitInfo, next_publication
 from feature_assets.offline.foreign import scan_table
+from feature_assets.offline.pushes import comparable
 from feature_assets.offline.store import Commit, OfflineState, OfflineStore
 
-__all__ = ["Commit", "CommitInfo", "OfflineState", "OfflineStore", "next_publication", "scan_table"]
+__all__ = ["Commit", "CommitInfo", "OfflineState", "OfflineStore", "comparable", "next_publication", "scan_table"]

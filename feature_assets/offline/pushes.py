@@ -103,7 +103,7 @@ class Appending:
             named = self._not_stored(table, named, replaced_only=True)
         plain = self._not_stored(table, plain, replaced_only=False)
         both = pl.concat([named, plain]).sort(_ROW)
-        earliest = _compared(self._view, both).to_struct().is_first_distinct()
+        earliest = comparable(self._view, both).to_struct().is_first_distinct()
         return both.filter(earliest | both[EVENT_ID].is_not_null()).drop(_ROW)
 
     def _not_stored(self, table: DeltaTable, rows: pl.DataFrame, *, replaced_only: bool) -> pl.DataFrame:
@@ -122,7 +122,7 @@ class Appending:
             .select(pl.col(name).cast(of.polars) for name, of in self._view.types.items())
             .collect(engine="streaming")
         )
-        ours, theirs = _compared(self._view, rows).with_columns(rows[_ROW]), _compared(self._view, stored)
+        ours, theirs = comparable(self._view, rows).with_columns(rows[_ROW]), comparable(self._view, stored)
         known = ours.join(theirs, on=theirs.columns, how="semi", nulls_equal=True)[_ROW]
         return rows.filter(~pl.col(_ROW).is_in(known.implode()))
 
@@ -141,10 +141,12 @@ def _numbered(view: ViewSpec, rows: pl.DataFrame, number: int) -> pl.DataFrame:
     return rows.with_columns((turn + number).cast(pl.Int64).alias(PUBLICATION))
 
 
-def _compared(view: ViewSpec, rows: pl.DataFrame) -> pl.DataFrame:
-    """Columns that are equal for rows that are equal bit for bit."""
+def comparable(view: ViewSpec, rows: pl.DataFrame) -> pl.DataFrame:
+    """The view's columns, as far as they are there, as ones that are equal for rows that are equal bit for bit."""
     columns = []
     for name, of in view.types.items():
+        if name not in rows.columns:
+            continue
         if isinstance(of, ListType | VectorType | StructType | MapType):
             columns.append(pl.col(name).map_batches(_texts(of), return_dtype=pl.String, is_elementwise=True))
             continue

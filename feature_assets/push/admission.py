@@ -19,6 +19,7 @@ from feature_assets.conform import PartitionSlice, conformed
 from feature_assets.errors import FeatureAssetsError, RequestError, WrongType
 from feature_assets.intake import compiled, fields_of, is_row_wise, optional_fields
 from feature_assets.lookup.entities import ColumnCheck, as_columns, as_list
+from feature_assets.offline import comparable
 from feature_assets.publication import admitted_checks
 from feature_assets.push.plain import PlainRows
 from feature_assets.registry import Registry
@@ -307,11 +308,14 @@ class Recipient:
         if not self._row_wise:
             made = self._with_ids(made, frame)
         created = view.created_timestamp
-        if created is not None and created not in made.columns:
-            made = made.with_columns(pl.lit(now).alias(created))
+        told_now = created is not None and created not in made.columns
+        if told_now:
+            made = made.with_columns(pl.lit(now).alias(str(created)))
         rows = self._plain.of(made, now, _ALONG)
         if rows is None and alone:
             rows = self._by_contract(made, now)
+        if rows is not None and told_now:
+            rows = rows.with_columns(_content_ids(view, rows))
         return rows if rows is None or not view.row_filter else rows.with_columns(_own_ids(view))
 
     def _by_contract(self, made: pl.DataFrame, now: datetime) -> pl.DataFrame:
@@ -330,6 +334,18 @@ class Recipient:
                 )
             made = made.with_columns(pl.lit(frame[EVENT_ID].first(), pl.String).alias(EVENT_ID))
         return made.with_columns(pl.lit(frame[PUSH].first(), pl.Int64).alias(PUSH))
+
+
+def _content_ids(view: ViewSpec, rows: pl.DataFrame) -> pl.Series:
+    """Ids for rows without one that got their created time here: when they come again, they get another, and are the same."""
+    content = comparable(view, rows.drop(str(view.created_timestamp))).to_struct()
+    ids = [content.hash(seed).cast(pl.String).str.zfill(20) for seed in (0, 1)]
+    return pl.select(
+        pl.when(rows[EVENT_ID].is_null())
+        .then(pl.lit("row ") + ids[0] + ids[1])
+        .otherwise(rows[EVENT_ID])
+        .alias(EVENT_ID)
+    ).to_series()
 
 
 def _own_ids(view: ViewSpec) -> pl.Expr:

@@ -26,7 +26,8 @@ from feature_assets.push.admission import PUSH, Admission, Push, Taken
 from feature_assets.push.journal import Entry, Part, PushJournal
 from feature_assets.push.publishing import Publisher, drain_orphans, place_of_journals
 from feature_assets.registry import Registry
-from feature_assets.spec import SEQUENCE
+from feature_assets.settlement import reached
+from feature_assets.spec import SEQUENCE, ViewSpec
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +39,14 @@ _PAUSE: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """An acknowledged push: how many rows were taken for which views. `wait` returns when they are in both stores."""
+    """An acknowledged push: how many rows were taken for which views. `wait` returns when they are in both stores.
+
+    `journal` and `sequence` say where they are until then.
+    """
 
     rows: int
     views: tuple[str, ...]
+    journal: str
     sequence: int
     _published: Callable[["Pushed", float | None], bool] = field(repr=False, compare=False)
 
@@ -195,7 +200,7 @@ class Pushes:
         ]
         journal.write(Entry(numbers[-1], parts))
         for at, outcome in taken:
-            group[at].answer.set_result(Pushed(outcome.rows, outcome.views, number_of[at], self._wait))
+            group[at].answer.set_result(Pushed(outcome.rows, outcome.views, journal.id, number_of[at], self._wait))
         self._start_draining()
 
     def _opened(self) -> PushJournal:
@@ -204,6 +209,12 @@ class Pushes:
             self._journal = next(iter(PushJournal.taken(root, sync=sync)))
             self._publisher = Publisher(self._journal, self._offline, self._online)
         return self._journal
+
+    def published(self, journal: str, sequence: int, views: Sequence[ViewSpec]) -> bool:
+        """Whether what has this number in a journal, of any process, is in both stores for all of these views."""
+        if self._journal is not None and self._publisher is not None and self._journal.id == journal:
+            return self._publisher.has(sequence, [view.name for view in views])
+        return all(reached(view, journal, self._offline, self._online) >= sequence for view in views)
 
     def recover(self) -> None:
         """Take up journals whose process is gone: publish what waits there."""

@@ -6,6 +6,7 @@ import httpx
 import orjson
 
 from feature_assets.errors import (
+    ChecksFailed,
     ContractBroken,
     FeatureAssetsError,
     Forbidden,
@@ -15,6 +16,7 @@ from feature_assets.errors import (
     RegistryConflict,
     RegistryError,
     RequestError,
+    StoreFull,
     StoreUnavailable,
     TableMissing,
     TransformationRefused,
@@ -22,6 +24,7 @@ from feature_assets.errors import (
     UnknownFeature,
     UnknownName,
     UnknownService,
+    UnknownSource,
     UnknownView,
     WrongType,
 )
@@ -30,6 +33,7 @@ _KINDS: Final[dict[str, type[FeatureAssetsError]]] = {
     "unknown-view": UnknownView,
     "unknown-feature": UnknownFeature,
     "unknown-service": UnknownService,
+    "unknown-source": UnknownSource,
     "unknown-name": UnknownName,
     "unknown-or-forbidden": Forbidden,
     "insufficient-scope": Forbidden,
@@ -39,6 +43,9 @@ _KINDS: Final[dict[str, type[FeatureAssetsError]]] = {
     "name-collision": NameCollision,
     "wrong-type": WrongType,
     "not-computable": ContractBroken,
+    "bad-rows": ContractBroken,
+    "checks-failed": ChecksFailed,
+    "store-full": StoreFull,
     "not-computable-here": TransformationRefused,
     "not-materialised": TableMissing,
     "no-registry": NotPublished,

@@ -13,8 +13,9 @@ from feature_assets.lookup import EntityRows, OnlineResponse
 from feature_assets.references import Features
 from feature_assets.registry import Registry
 from feature_assets.registry.snapshot import read_registry
-from feature_assets.remote import answers
+from feature_assets.remote import answers, pushes
 from feature_assets.remote.connection import Connection
+from feature_assets.remote.pushes import RemotePushed
 from feature_assets.remote.tokens import Tokens, TokenSource, check_secured
 from feature_assets.spec import ViewProjection
 
@@ -29,7 +30,7 @@ _JSON: Final = {"content-type": "application/json"}
 
 
 class RemoteFeatureStore:
-    """Retrieval through a feature server: the same questions, answers and errors as of a `FeatureStore`.
+    """A feature server as a `FeatureStore`: the same questions, answers and errors, and the same pushes.
 
     Safe to share between threads, and between the coroutines of one event loop. A request is tried again, with growing
     pauses, while the server is busy or cannot be reached, until `deadline`.
@@ -169,6 +170,45 @@ class RemoteFeatureStore:
 
         await self._connection.ask_async(self._uploaded(body, sent), take)
         return histories.training_set(received)
+
+    def push(
+        self, source: str, rows: Any, *, to: str = "online_and_offline", event_id: str | None = None
+    ) -> RemotePushed:
+        """See `FeatureStore.push`. A push whose answer is lost is sent again, which changes nothing.
+
+        Rows go as JSON: a value that has none, or that would lose something, is refused before it is sent.
+        """
+        body = pushes.push_question(source, rows, to=to, event_id=event_id)
+        return self._pushed(self._connection.ask(self._posted(pushes.PATH, content=body, headers=_JSON)))
+
+    async def push_async(
+        self, source: str, rows: Any, *, to: str = "online_and_offline", event_id: str | None = None
+    ) -> RemotePushed:
+        """`push` beside other coroutines."""
+        body = pushes.push_question(source, rows, to=to, event_id=event_id)
+        return self._pushed(await self._connection.ask_async(self._posted(pushes.PATH, content=body, headers=_JSON)))
+
+    def write_to_online_store(self, feature_view_name: str, rows: Any, *, event_id: str | None = None) -> RemotePushed:
+        """See `FeatureStore.write_to_online_store`."""
+        body = pushes.write_question(feature_view_name, rows, event_id=event_id)
+        return self._pushed(self._connection.ask(self._posted(pushes.WRITE_PATH, content=body, headers=_JSON)))
+
+    async def write_to_online_store_async(
+        self, feature_view_name: str, rows: Any, *, event_id: str | None = None
+    ) -> RemotePushed:
+        """`write_to_online_store` beside other coroutines."""
+        body = pushes.write_question(feature_view_name, rows, event_id=event_id)
+        answer = await self._connection.ask_async(self._posted(pushes.WRITE_PATH, content=body, headers=_JSON))
+        return self._pushed(answer)
+
+    def _pushed(self, answer: httpx.Response) -> RemotePushed:
+        return pushes.pushed(answer.content, self._published)
+
+    def _published(self, asked: Mapping[str, Any]) -> bool:
+        build = partial(
+            self._connection.client.build_request, "GET", f"{self.url}{pushes.PUBLISHED_PATH}", params=asked
+        )
+        return pushes.published(self._connection.ask(build).content)
 
     @staticmethod
     def _history(spine: "Frame | None", tables: "Mapping[str, Frame] | None", engine: str) -> "File | None":

@@ -99,7 +99,8 @@ def create_app(settings: Settings, journal: Journal | None = None, shared: Path 
     _describe_online(app, trust.security())
     _add_health(app, serving)
     history.describe(app, callers)
-    push.describe(app, callers)
+    pushing = push.PushRoutes(serving, callers, settings)
+    push.add_to(app, callers, pushing)
     if dagster is not None:
         materialize.describe(app, callers)
     catalogue.add_to(app, serving, callers, settings)
@@ -109,7 +110,6 @@ def create_app(settings: Settings, journal: Journal | None = None, shared: Path 
     if documented:
         pages.describe_problems(app)
         pages.serve_page(app)
-    pushing = push.PushRoutes(serving, callers, settings)
     handlers: dict[tuple[str, str], Handler] = {
         ("POST", ONLINE_PATH): online,
         ("POST", history.PATH): history.HistoricalFeatures(serving, callers, settings),

@@ -637,6 +637,7 @@ class PushRequest(BaseModel):
         "online", description="Feast's choice; each of them means both stores here."
     )
     event_id: str | None = Field(None, description="The same push sent again with the same id changes nothing.")
+    receipt: bool = Field(False, description="Answer with what GET /v1/pushes is asked for.")
 
 
 class WriteRequest(BaseModel):
@@ -658,3 +659,24 @@ class WriteRequest(BaseModel):
         description="Join keys, features, `event_timestamp` and perhaps `created`, with a value for each row in each."
     )
     event_id: str | None = Field(None, description="The same rows sent again with the same id change nothing.")
+    receipt: bool = Field(False, description="Answer with what GET /v1/pushes is asked for.")
+
+
+class Receipt(BaseModel):
+    """What a push was taken as."""
+
+    rows: int = Field(description="How many rows were taken.")
+    views: list[str] = Field(description="The views that take them.")
+    journal: str = Field(description="Where they are until they are in both stores.")
+    sequence: int = Field(description="Their number there.")
+
+
+class Published(BaseModel):
+    """Whether pushed rows are in both stores."""
+
+    published: bool
+
+
+def receipt_schema() -> dict[str, Any]:
+    """Of the answer to a push, where there is one."""
+    return {"anyOf": [Receipt.model_json_schema(), {"type": "null"}]}

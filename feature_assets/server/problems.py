@@ -30,6 +30,7 @@ from feature_assets.errors import (
     UnknownFeature,
     UnknownName,
     UnknownService,
+    UnknownSource,
     UnknownView,
     WrongType,
 )
@@ -49,6 +50,7 @@ _FEAST_CLASSES: Final = {
     "unknown-or-forbidden": "FeatureViewNotFoundException",
     "unknown-service": "FeatureServiceNotFoundException",
     "unknown-feature": "SpecifiedFeaturesNotPresentError",
+    "unknown-source": "PushSourceNotFoundException",
     "name-collision": "FeatureNameCollisionError",
     "insufficient-scope": "FeastPermissionError",
     "forbidden": "FeastPermissionError",
@@ -154,6 +156,7 @@ _KINDS: Final[tuple[tuple[type[Exception], int, str, str | None], ...]] = (
     (UnknownView, 404, "unknown-view", ""),
     (UnknownFeature, 404, "unknown-feature", ""),
     (UnknownService, 404, "unknown-service", ""),
+    (UnknownSource, 404, "unknown-source", ""),
     (UnknownName, 404, "unknown-name", ""),
     (MissingJoinKey, 422, "missing-join-key", ""),
     (NameCollision, 422, "name-collision", ""),

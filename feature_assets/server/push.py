@@ -5,15 +5,17 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import orjson
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
+from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
-from feature_assets.access import PUSH
+from feature_assets.access import PUSH, Principal
 from feature_assets.config import Settings
 from feature_assets.errors import ChecksFailed, ContractBroken, StoreError, StoreFull
 from feature_assets.offline import OfflineStore
@@ -23,7 +25,7 @@ from feature_assets.server import documentation as pages
 from feature_assets.server.gate import Exchange, Handler
 from feature_assets.server.limits import read_body
 from feature_assets.server.problems import Problem, dialect_of
-from feature_assets.server.routing import Callers
+from feature_assets.server.routing import Callers, as_json
 from feature_assets.server.serving import Serving
 from feature_assets.server.wire import decoded
 from feature_assets.spec import StreamSource, ViewSpec
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 
 PATH: Final = "/push"
 WRITE_PATH: Final = "/write-to-online-store"
+PUSHED_PATH: Final = "/v1/pushes"
 
 _WRITERS: Final = 32
 _FULL: Final = (
@@ -49,6 +52,7 @@ class PushQuestion(msgspec.Struct):
     df: dict[str, list[Any]]
     to: Literal["online", "offline", "online_and_offline"] = "online"
     event_id: str | None = None
+    receipt: bool = False
 
 
 class WriteQuestion(msgspec.Struct):
@@ -57,6 +61,7 @@ class WriteQuestion(msgspec.Struct):
     feature_view_name: str
     df: dict[str, list[Any]]
     event_id: str | None = None
+    receipt: bool = False
 
 
 _push = msgspec.json.Decoder(PushQuestion)
@@ -82,10 +87,9 @@ class PushRoutes:
         asked, snapshot = decoded(body, _push), self._serving.current
         decision = exchange.decision = snapshot.access.pushing(principal, asked.push_source_name).enforce()
         rows = self._as_source(snapshot.registry, asked)
-        await self._taken(
-            Push(asked.push_source_name, rows, asked.event_id, decision=decision), snapshot.registry, to=asked.to
-        )
-        await _answer(exchange, b"")
+        push = Push(asked.push_source_name, rows, asked.event_id, decision=decision)
+        pushed = await self._taken(push, snapshot.registry, to=asked.to)
+        await _answer(exchange, _receipt(pushed) if asked.receipt else b"")
 
     async def write(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
         """Answer POST /write-to-online-store: the rows of one view, online when this is answered."""
@@ -101,7 +105,15 @@ class PushRoutes:
             Push(source, rows, asked.event_id, only=view.name, decision=decision), snapshot.registry
         )
         await asyncio.get_running_loop().run_in_executor(self._threads, pushed.wait, self._limits.body_timeout_seconds)
-        await _answer(exchange, b"null")
+        await _answer(exchange, _receipt(pushed) if asked.receipt else b"null")
+
+    async def published(self, principal: Principal, asked: "PushedQuestion") -> bool:
+        """Whether pushed rows are in both stores."""
+        snapshot = self._serving.current
+        snapshot.access.decide(principal, PUSH, *asked.view).enforce()
+        views = [snapshot.registry.view(name) for name in asked.view]
+        found = partial(self._pushes.published, asked.journal, asked.sequence, views)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, found)
 
     @staticmethod
     def _as_source(registry: Registry, asked: PushQuestion) -> dict[str, list[Any]]:
@@ -117,7 +129,8 @@ class PushRoutes:
         try:
             return await asyncio.wrap_future(self._pushes.submit(push, registry, self._threads, **options))
         except (ContractBroken, ChecksFailed) as error:
-            raise Problem(422, "bad-rows", str(error), pointer="/df") from error
+            kind = "bad-rows" if isinstance(error, ContractBroken) else "checks-failed"
+            raise Problem(422, kind, str(error), pointer="/df") from error
         except StoreFull as error:
             # Where that is, and how much was allowed, is for whoever runs the server; its log has it.
             log.warning("push refused error=StoreFull: %s", error)
@@ -139,12 +152,39 @@ class PushRoutes:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def describe(app: FastAPI, callers: Callers) -> None:
-    """Add the routes to the OpenAPI document: the gate answers them before FastAPI would."""
-    null = {"application/json": {"schema": {"type": "null"}}}
+class PushedQuestion(BaseModel):
+    """What the receipt of a push says."""
+
+    journal: str = Query(pattern=r"^[0-9a-f]{32}$", description="From the receipt.")
+    sequence: int = Query(ge=0, lt=2**63, description="From the receipt.")
+    view: list[str] = Query(min_length=1, max_length=64, description="The views of the receipt; may be repeated.")
+
+
+def add_to(app: FastAPI, callers: Callers, routes: PushRoutes) -> None:
+    """Add the route that tells whether pushed rows are published, and describe those that take them."""
+
+    @app.get(
+        PUSHED_PATH,
+        tags=["features"],
+        summary="Whether pushed rows are in both stores",
+        responses={200: {"model": pages.Published}, **pages.refusals(400, 401, 403, 404, 422, 429, 500, 503)},
+    )
+    async def get_pushed(
+        asked: Annotated[PushedQuestion, Query()], principal: Annotated[Any, callers.who_may(PUSH)]
+    ) -> Response:
+        """A push with `receipt` is answered with what is asked for here."""
+        return as_json({"published": await routes.published(principal, asked)})
+
+    _describe(app, callers)
+
+
+def _describe(app: FastAPI, callers: Callers) -> None:
+    """Add the routes to the OpenAPI document that the gate answers before FastAPI would."""
+    # Without a receipt the one answer is empty, which no schema describes, and the other null.
+    receipt = {"application/json": {"schema": pages.receipt_schema()}}
     for path, name, summary, body, content in (
         (PATH, "push", "Push rows to the views of a source", pages.PushRequest, {}),
-        (WRITE_PATH, "write_to_online_store", "Push rows to one view", pages.WriteRequest, null),
+        (WRITE_PATH, "write_to_online_store", "Push rows to one view", pages.WriteRequest, receipt),
     ):
         app.post(
             path,
@@ -212,6 +252,11 @@ def _nested(text: str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return text
+
+
+def _receipt(pushed: Pushed) -> bytes:
+    told = {"rows": pushed.rows, "views": pushed.views, "journal": pushed.journal, "sequence": pushed.sequence}
+    return orjson.dumps(told)
 
 
 async def _answer(exchange: Exchange, body: bytes) -> None:
