@@ -1,6 +1,5 @@
 """`FeatureAssets`: the one Dagster resource, which opens the stores and hands upstream rows to asset functions."""
 
-import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -15,6 +14,7 @@ from feature_assets.assets.annotated import as_annotated
 from feature_assets.assets.metadata import spec_from_metadata
 from feature_assets.assets.partitions import has_time, slices
 from feature_assets.config import Settings
+from feature_assets.drafts import drafted
 from feature_assets.errors import ContractBroken, StoreError, TableMissing
 from feature_assets.offline import OfflineStore
 from feature_assets.online import open_online_store
@@ -168,15 +168,11 @@ class FeatureAssets(dg.ConfigurableIOManager):
             return
         target = Path(place)
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Readers see the whole old file or the whole new one.
-        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
-            rows.sink_parquet(partial)
-            partial.replace(target)
+            with drafted(target) as draft:
+                rows.sink_parquet(draft)
         except OSError as error:
             raise StoreError(f"{target} could not be written: {error}. Free some room or correct the path.") from error
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _shown(keys: Sequence[str]) -> str:

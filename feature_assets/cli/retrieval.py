@@ -12,6 +12,7 @@ from feature_assets.cli.failures import Mistake
 from feature_assets.cli.output import AsJson, Column, done, note, print_json, table, working
 from feature_assets.cli.project import Project
 from feature_assets.cli.typed import Pairs, RowsFile, columns_typed, missing, moment
+from feature_assets.drafts import drafted
 from feature_assets.errors import FeatureAssetsError
 
 if TYPE_CHECKING:
@@ -265,7 +266,8 @@ def _written(found: "TrainingSet", output: Path) -> int:
             return int(pl.scan_parquet(output).select(pl.len()).collect().item())
         frame = found.collect()
         write: Callable[[Path], object] = getattr(frame, _WRITERS[output.suffix])
-        write(output)
+        with drafted(output) as draft:
+            write(draft)
     except (pl.exceptions.ComputeError, OSError) as error:
         if isinstance(error, FeatureAssetsError):
             raise

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
@@ -156,7 +157,7 @@ def run(
             # What is wrong has shown by now, and does not in each worker again and again.
             with TemporaryDirectory(prefix="feature-assets-") as shared:
                 worker = _Worker(settings.model_dump(), Path(shared))
-                Multiprocess(config_of(worker, settings, factory=True, workers=workers), sockets=[bound]).run()
+                _Workers(config_of(worker, settings, factory=True, workers=workers), sockets=[bound]).run()
 
 
 class _Server(uvicorn.Server):
@@ -182,6 +183,27 @@ class _Server(uvicorn.Server):
             log.error("the former certificate is kept error=%s", error)  # noqa: TRY400
         else:
             log.info("certificate read again file=%s", self._tls.certificate)
+
+
+class _Workers(Multiprocess):
+    """Several processes. Ctrl-C goes to all of them, and is the parent's to hear: it ends its workers in order.
+
+    A worker takes seconds to load, and would be torn out of it with a traceback.
+    """
+
+    def init_processes(self) -> None:
+        """See uvicorn."""
+        if not hasattr(signal, "pthread_sigmask"):
+            super().init_processes()
+            return
+        # Where multiprocessing has to start this, it lets through again what is blocked.
+        resource_tracker.ensure_running()
+        # Workers inherit what is blocked. What comes meanwhile waits for the parent.
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().init_processes()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _made(settings: Settings, journal: Journal | None, shared: Path | None = None) -> FeatureServer:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from feature_assets.drafts import drafted
 from feature_assets.errors import ConfigurationError, FeatureAssetsError, RequestError
 from feature_assets.training.digests import Digester
 from feature_assets.training.manifest import Manifest, Question, libraries, schema_text
@@ -136,9 +137,19 @@ class TrainingSet:
         self._rows = kept
 
     def write_parquet(self, path: str | Path, **options: Any) -> None:
-        """Write the rows to a Parquet file, batch by batch. `options` are those of `polars.LazyFrame.sink_parquet`."""
+        """Write the rows to a Parquet file or URL, batch by batch. `options` are those of `polars.LazyFrame.sink_parquet`.
+
+        A file is there whole at the end, or as it was before.
+        """
+        if "://" in str(path):
+            self._sink(str(path), options)
+            return
+        with drafted(path) as draft:
+            self._sink(draft, options)
+
+    def _sink(self, place: str | Path, options: dict[str, Any]) -> None:
         if self._rows is not None:
-            self._rows.lazy().sink_parquet(path, **options)
+            self._rows.lazy().sink_parquet(place, **options)
             return
         failed: list[FeatureAssetsError] = []
 
@@ -150,7 +161,7 @@ class TrainingSet:
                 raise
 
         try:
-            _scanned(self.schema, batches).sink_parquet(path, **options)
+            _scanned(self.schema, batches).sink_parquet(place, **options)
         except pl.exceptions.PolarsError:
             # Polars tells an error of its source as text only.
             if failed:

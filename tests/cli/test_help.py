@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from feature_assets.cli.app import PROGRAM, app
+from feature_assets.cli.program import PROGRAM, app
 
 SNAPSHOT = Path(__file__).parents[1] / "snapshots" / "cli_help.txt"
 ROOT = Path(__file__).parents[2]

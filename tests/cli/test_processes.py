@@ -130,12 +130,75 @@ def test_a_process_ends_with_1_and_one_line(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["Error", "Try"]
 
 
+def test_ctrl_c_leaves_a_file_as_it_was(shop: Path, tmp_path: Path) -> None:
+    folder = with_cents(
+        shop, tmp_path, "import pathlib, time\n    pathlib.Path('begun').touch()\n    time.sleep(60)\n    "
+    )
+    (folder / "rows.csv").write_text("before")
+    words = ["get", "historical", "cents:last_cents", "--since", first_day(folder), "--output", "rows.csv"]
+    with subprocess.Popen(
+        [*PROGRAM, *words], cwd=folder, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        while not (folder / "begun").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "Stopped.\n")
+    assert (folder / "rows.csv").read_text() == "before"
+    assert not list(folder.glob(".rows*"))
+
+
+def test_ctrl_c_while_commands_are_loaded_is_no_traceback() -> None:
+    stopped = """
+import sys
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "feature_assets.cli.program":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stop())
+from feature_assets.cli import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", stopped], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_ctrl_c_while_workers_are_started_is_the_parents_to_hear(looking: Path) -> None:
+    """A terminal sends it to every process; one that still loads would show where it was torn out."""
+    words = ["serve", "--port", "0", "--workers", "2"]
+    with subprocess.Popen(
+        [*PROGRAM, *words], cwd=looking, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        said = [next(line for line in process.stderr if "Started parent process" in line)]
+        time.sleep(0.4)
+        os.killpg(process.pid, signal.SIGINT)
+        said += process.stderr.readlines()
+    assert process.returncode == 0
+    assert "Traceback" not in "".join(said)
+
+
 def test_the_installed_command_finds_functions_in_the_project(shop: Path, tmp_path: Path) -> None:
     """It starts with its own folder on the path, not with the one that it is called in."""
+    folder = with_cents(shop, tmp_path)
+    program = [sys.executable, "-P", "-m", "feature_assets.cli"]
+    for words in (["plan"], ["get", "online", "cents:last_cents", "--entity", "customer_id=c1", "--json"]):
+        done = subprocess.run(
+            [*program, *words], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert "last_cents" in done.stdout
+
+
+def with_cents(shop: Path, tmp_path: Path, first: str = "") -> Path:
+    """The shop, published with a function on demand that lies in its folder and does this first."""
     folder = tmp_path / "shop"
     shutil.copytree(shop, folder, symlinks=True)
     (folder / "cents.py").write_text(
-        "def in_cents(inputs):\n    return {'last_cents': round(100 * (inputs['last_amount'] or 0))}\n"
+        f"def in_cents(inputs):\n    {first}return {{'last_cents': round(100 * (inputs['last_amount'] or 0))}}\n"
     )
     definitions = folder / "definitions.py"
     declared = (
@@ -146,10 +209,8 @@ def test_the_installed_command_finds_functions_in_the_project(shop: Path, tmp_pa
     definitions.write_text(text.replace("defs = feature", declared + "defs = feature"))
     settings = folder / "feature_assets.toml"
     settings.write_text('functions = ["cents"]\n' + settings.read_text())
-    program = [sys.executable, "-P", "-m", "feature_assets.cli"]
-    for words in (["apply"], ["get", "online", "cents:last_cents", "--entity", "customer_id=c1", "--json"]):
-        done = subprocess.run(
-            [*program, *words], cwd=folder, env=environment(), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-    assert "last_cents" in done.stdout
+    done = subprocess.run(
+        [*PROGRAM, "apply"], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder

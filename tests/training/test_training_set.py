@@ -129,6 +129,7 @@ def test_errors_are_the_platforms_own_whatever_way_the_rows_are_taken(tmp_path):
     here = World(tmp_path, STATS, broken)
     here.publish(STATS, [{"driver": "a", "at": NOON, "trips": 1}])
     asked = here.ask(ASKED, ["broken:x"], allowed_modules=[__name__])
+    (tmp_path / "x").write_bytes(b"before")
     for taken in (
         asked.collect,
         lambda: list(asked.batches()),
@@ -137,7 +138,17 @@ def test_errors_are_the_platforms_own_whatever_way_the_rows_are_taken(tmp_path):
     ):
         with pytest.raises(ContractBroken, match=r"'broken'.* failed: ColumnNotFoundError"):
             taken()
+    # What was there stays, and nothing is beside it.
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir() if path.is_file()] == [("x", b"before")]
     assert here.sets.names() == []
+
+
+def test_a_file_is_written_where_a_link_leads(asked, tmp_path):
+    target, link = tmp_path / "rows.parquet", tmp_path / "link.parquet"
+    link.symlink_to(target)
+    asked.write_parquet(link)
+    assert link.is_symlink()
+    assert pl.read_parquet(target).equals(asked.collect())
 
 
 def test_a_history_that_cannot_be_read_is_named(world, tmp_path):
