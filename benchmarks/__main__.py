@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-SCRIPTS = ("import_time", "fill", "publish", "backfill", "lookup", "join", "registry", "server_start", "http")
+SCRIPTS = ("import_time", "fill", "publish", "backfill", "lookup", "join", "registry", "server_start", "http", "push")
 
 
 def main() -> None:

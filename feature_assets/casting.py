@@ -38,7 +38,7 @@ class Cast(NamedTuple):
 
 _UUID_TEXT = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 # Python, and with it JSON and every client, has the years 1 to 9999; Polars has more.
-_FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
+FIRST, LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
 _FIRST_DAY, _LAST_DAY = -719_162, 2_932_896
 
 
@@ -101,14 +101,14 @@ def _timestamp(column: pl.Expr, dtype: pl.DataType, of: FeatureType) -> Cast:
             broken = (column.to_physical() % 1000 != 0).fill_null(False)
         if dtype.time_unit == "ms":
             # Nanoseconds that were read as milliseconds are more than microseconds can hold, and Polars panics.
-            broken = (~column.to_physical().is_between(_FIRST // 1000, _LAST // 1000)).fill_null(False)
+            broken = (~column.to_physical().is_between(FIRST // 1000, LAST // 1000)).fill_null(False)
             column = pl.when(~broken).then(column)
         micros = column.dt.cast_time_unit("us")
         if dtype.time_zone is not None:
             micros = micros.dt.convert_time_zone("UTC")
     if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
         micros = micros.dt.replace_time_zone("UTC")
-    outside = (~micros.to_physical().is_between(_FIRST, _LAST)).fill_null(False)
+    outside = (~micros.to_physical().is_between(FIRST, LAST)).fill_null(False)
     return Cast(
         micros, outside if broken is None else outside | broken, "a time in whole microseconds of the years 1 to 9999"
     )

@@ -5,6 +5,7 @@ nothing is wrong with any row, that is all. Else each push is looked at alone, s
 come alone, and none is refused for another's rows.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -130,10 +131,9 @@ class Admission:
         found = [(each, rows) for each, rows in made if rows is not None]
         if len(found) < len(made):
             return False
-        heights = dict(zip(*frame[PUSH].rle().struct.unnest().select("value", "len"), strict=True)) if not alone else {}
+        heights = Counter(frame[PUSH].to_list())
         for one in group:
-            height = heights.get(one.at, frame.height)
-            work.outcomes[one.at] = Taken(height, tuple(each.view.name for each in inlet.recipients))
+            work.outcomes[one.at] = Taken(heights[one.at], inlet.views)
         work.rows.extend(found)
         self._admit(work, group, found)
         return True
@@ -208,6 +208,7 @@ class _Inlet:
             self._optional.add(source.event_id)
         self._checks = {name: ColumnCheck(f"'{name}'", of, nullable=True) for name, of in self._types.items()}
         self.recipients = tuple(Recipient(view, source, self._name, modules) for view in views)
+        self.views = tuple(each.view.name for each in self.recipients)
         self.together = all(each.together for each in self.recipients)
 
     def read(self, at: int, push: Push) -> _Read:
@@ -262,20 +263,29 @@ class _Inlet:
         by_field, *_ = group[0].form
         frames = [one.frame for one in group if one.frame is not None]
         frame = pl.concat(frames) if frames else pl.DataFrame([self._series(name, group) for name in group[0].columns])
-        places = chain.from_iterable(repeat(one.at, one.height) for one in group)
-        frame = frame.with_columns(pl.Series(PUSH, list(places), dtype=pl.Int64))
+        places = list(chain.from_iterable(repeat(one.at, one.height) for one in group))
+        columns = {column.name: column for column in frame.get_columns()}
         if by_field:
-            names = frame[str(self._source.event_id)]
-            if not (names.dtype in (pl.String, pl.Null) or names.dtype.is_integer()):
-                raise WrongType(f"'{names.name}', by which events are known, came as {names.dtype}. Push text.")
-            frame = frame.with_columns(names.cast(pl.String).alias(EVENT_ID))
+            ids = columns[str(self._source.event_id)]
+            if not (ids.dtype in (pl.String, pl.Null) or ids.dtype.is_integer()):
+                raise WrongType(f"'{ids.name}', by which events are known, came as {ids.dtype}. Push text.")
+            ids = ids.cast(pl.String)
+        else:
+            given = chain.from_iterable(repeat(one.event_id, one.height) for one in group)
+            ids = pl.Series(list(given), dtype=pl.String)
+        renamed = self._source.field_mapping
+        made = pl.DataFrame(
+            [
+                *(column.alias(renamed.get(name, name)) for name, column in columns.items()),
+                ids.alias(EVENT_ID),
+                pl.Series(PUSH, places, dtype=pl.Int64),
+            ]
+        )
+        if by_field:
             # A row that stands twice in one push is the same event.
             named = pl.col(EVENT_ID).is_not_null()
-            frame = frame.filter(pl.struct(PUSH, EVENT_ID).is_first_distinct() | ~named)
-        else:
-            ids = chain.from_iterable(repeat(one.event_id, one.height) for one in group)
-            frame = frame.with_columns(pl.Series(EVENT_ID, list(ids), dtype=pl.String))
-        return frame.rename(self._source.field_mapping, strict=False) if self._source.field_mapping else frame
+            made = made.filter(pl.struct(PUSH, EVENT_ID).is_first_distinct() | ~named)
+        return made
 
     def _series(self, name: str, group: Sequence[_Read]) -> pl.Series:
         values = list(chain.from_iterable(one.columns[name] for one in group))

@@ -7,17 +7,35 @@ answers with the very rows that `conform` would give, or with nothing: then it i
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 import polars as pl
 
-from feature_assets.casting import NotCastable, lossless
+from feature_assets.casting import FIRST, LAST, NotCastable, lossless
 from feature_assets.checks import Expression, RowCheck, Unique
 from feature_assets.conform import PartitionSlice, identity
 from feature_assets.duplicates import superseded, without
 from feature_assets.errors import DeclarationError
 from feature_assets.expressions import check_row_wise
 from feature_assets.spec import PARTITION, TimePartitions, ViewSpec
+from feature_assets.types import (
+    Bool,
+    Bytes,
+    DecimalType,
+    FeatureType,
+    Float32,
+    Float64,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    String,
+    Timestamp,
+)
 from feature_assets.windows import slices_of
+
+_EXACT: Final = frozenset({Int8, Int16, Int32, Int64, Float32, Float64, Bool, String, Bytes})
+_FEW: Final = 512
 
 
 class PlainRows:
@@ -42,35 +60,44 @@ class PlainRows:
             now: the present (UTC).
             along: columns that come along as they are; rows that differ in them are not duplicates.
         """
-        casts = self._casts_of(frame) if self._by_time else None
+        columns = self._cast(frame) if self._by_time else None
+        if columns is None or any(columns[key].null_count() for key in self._keys):
+            return None
+        events = columns[self._view.event_timestamp]
+        latest = events.max()
+        if events.null_count() or not isinstance(latest, datetime) or latest > now + self._view.max_future:
+            return None
+        partition = self._partition(events)
+        if partition is None:
+            return None
+        # Series by series: a query, even of one row, is handed to Polars' threads and waits for one of them.
+        rows = pl.DataFrame([*columns.values(), partition, *(frame[name] for name in along)])
+        if self._failing and any(rows.select(self._failing).row(0)):
+            return None
+        if _has_duplicates(rows, self._identity, along):
+            compared = [*self._identity, *along]
+            return without(rows.lazy(), superseded(rows.lazy(), compared, rows.height)).collect()
+        return rows
+
+    def _cast(self, frame: pl.DataFrame) -> dict[str, pl.Series] | None:
+        """The view's columns by name; None if one is missing, or a value would not survive."""
+        given = dict(zip(frame.columns, frame.get_columns(), strict=True))
+        if any(name not in given for name in self._types):
+            return None
+        if all(given[name].dtype == of.polars and _is_exact(of, given[name]) for name, of in self._types.items()):
+            return {name: given[name] for name in self._types}
+        casts = self._casts_of(frame)
         if casts is None:
             return None
         values, broken = casts
         if broken and any(frame.select(broken).row(0)):
             return None
-        rows = frame.select(*values, *along)
-        events = rows[self._view.event_timestamp]
-        if events.null_count() or any(rows[key].null_count() for key in self._keys):
-            return None
-        latest = events.max()
-        if not isinstance(latest, datetime) or latest > now + self._view.max_future:
-            return None
-        partition = self._partition(rows, events)
-        if partition is None:
-            return None
-        rows = rows.select(*self._columns, partition, *along)
-        if self._failing and any(rows.select(self._failing).row(0)):
-            return None
-        compared = [*self._identity, *along]
-        if rows.height > 1 and rows.select(compared).is_duplicated().any():
-            return without(rows.lazy(), superseded(rows.lazy(), compared, rows.height)).collect()
-        return rows
+        rows = frame.select(values)
+        return dict(zip(rows.columns, rows.get_columns(), strict=True))
 
     def _casts_of(self, frame: pl.DataFrame) -> tuple[list[pl.Expr], list[pl.Expr]] | None:
         """What makes the view's columns of those of the frame, and what is true where a value does not survive it."""
         schema = frame.schema
-        if any(name not in schema for name in self._types):
-            return None
         dtypes = tuple(schema[name] for name in self._types)
         if dtypes not in self._casts:
             self._casts[dtypes] = self._casting(dict(zip(self._types, dtypes, strict=True)))
@@ -88,21 +115,43 @@ class PlainRows:
                 broken.append(cast.broken.any().alias(name))
         return values, broken
 
-    def _partition(self, rows: pl.DataFrame, events: pl.Series) -> pl.Expr | pl.Series | None:
-        slices = slices_of(self._view, rows)
-        if len(slices) == 1 and slices[0].start is None:
-            return pl.lit(slices[0].key, pl.String).alias(PARTITION)
-        first, last = events.min(), events.max()
-        if len(slices) == 1 and _has(slices[0], first) and _has(slices[0], last):
-            return pl.lit(slices[0].key, pl.String).alias(PARTITION)
+    def _partition(self, events: pl.Series) -> pl.Series | None:
+        slices = slices_of(self._view, pl.DataFrame([events]))
+        if not slices:
+            return None
+        if len(slices) == 1 and (
+            slices[0].start is None or all(_has(slices[0], at) for at in (events.min(), events.max()))
+        ):
+            return pl.Series(PARTITION, [slices[0].key], dtype=pl.String).new_from_index(0, len(events))
         starts = pl.Series([one.start for one in slices], dtype=pl.Datetime("us", "UTC"))
         ends = pl.Series([one.end for one in slices], dtype=pl.Datetime("us", "UTC"))
-        if starts.is_empty():
-            return None
         at = starts.search_sorted(events, side="right").cast(pl.Int64) - 1
         if (at < 0).any() or (events >= ends.gather(at)).any():
             return None
         return pl.Series(PARTITION, [one.key for one in slices], dtype=pl.String).gather(at)
+
+
+def _is_exact(of: FeatureType, column: pl.Series) -> bool:
+    """Whether every value of the right dtype is one of the type, as far as that is known at once."""
+    if of == Timestamp:
+        micros = column.cast(pl.Int64)
+        first, last = micros.min(), micros.max()
+        return first is None or (isinstance(first, int) and isinstance(last, int) and first >= FIRST and last <= LAST)
+    return of in _EXACT or isinstance(of, DecimalType)
+
+
+def _has_duplicates(rows: pl.DataFrame, identity: Sequence[str], along: Sequence[str]) -> bool:
+    """Whether two rows are equal in all of these columns."""
+    if rows.height == 1:
+        return False
+    if rows.height > _FEW:
+        return bool(rows.select(*identity, *along).is_duplicated().any())
+    # What comes along tells most rows apart: each push has one.
+    for names in (along[-1:], [*identity, *along]):
+        columns = [rows[name].to_list() for name in names]
+        if len(set(zip(*columns, strict=True))) == rows.height:
+            return False
+    return True
 
 
 def _has(one: PartitionSlice, event: object) -> bool:

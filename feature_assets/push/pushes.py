@@ -35,6 +35,8 @@ _MODES: Final = ("online", "offline", "online_and_offline")
 _LONGEST_ID: Final = 200
 _MOST_AT_ONCE: Final = 256
 _PAUSE: Final = 1.0
+_GATHERING: Final = 0.0005
+_LOOK_EVERY: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,16 @@ class Pushes:
         self._settings, self._offline, self._online = settings, offline, online
         self._mutex = threading.Lock()
         self._idle = threading.Condition(self._mutex)
+        self._gathered = threading.Condition(self._mutex)
+        self._former = 1
+        self._backlog, self._looked = 0, 0.0
         self._waiting: list[_Waiting] = []
         self._leading = False
         self._admission: Admission | None = None
         self._journal: PushJournal | None = None
         self._publisher: Publisher | None = None
         self._progress = threading.Condition()
+        self._wake = threading.Event()
         self._drainer: threading.Thread | None = None
         self._closed = False
 
@@ -137,6 +143,8 @@ class Pushes:
             self._waiting.append(mine)
             leads = not self._leading
             self._leading = True
+            if len(self._waiting) == self._former:
+                self._gathered.notify()
         if leads:
             mine.take_turn()
         return mine
@@ -145,7 +153,10 @@ class Pushes:
         """Answer those that wait, and hand on to one of those who have come meanwhile."""
         while True:
             with self._mutex:
+                # Who pushed together before is about to again: a write to disk saved is worth more than this wait.
+                self._gathered.wait_for(lambda: len(self._waiting) >= self._former, _GATHERING)
                 batch, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
+            self._former = len(batch)
             # Whoever does not wait any more is not pushed for, if it is not too late.
             self._answer([one for one in batch if one.answer.set_running_or_notify_cancel()])
             for one in batch:
@@ -182,7 +193,7 @@ class Pushes:
         if not taken:
             return
         journal = self._opened()
-        if journal.bytes() > self._settings.push_backlog_bytes:
+        if self._waits_in(journal) > self._settings.push_backlog_bytes:
             raise StoreFull(
                 f"More than {self._settings.push_backlog_bytes:,} bytes of pushed rows wait at {journal.folder}, since a store "
                 "does not take them. None of these was taken; the log says which store and why."
@@ -191,17 +202,20 @@ class Pushes:
         number_of = dict(zip((at for at, _ in taken), numbers, strict=True))
         numbered = pl.Series([number_of.get(at) for at in range(len(group))], dtype=pl.Int64)
         parts = [
-            Part(
-                each.source,
-                each.declaration,
-                _ipc(rows.with_columns(numbered.gather(rows[PUSH]).alias(SEQUENCE)).drop(PUSH)),
-            )
+            Part(each.source, each.declaration, _ipc(_numbered(rows, numbered.gather(rows[PUSH]))))
             for each, rows in admitted.rows
         ]
         journal.write(Entry(numbers[-1], parts))
         for at, outcome in taken:
             group[at].answer.set_result(Pushed(outcome.rows, outcome.views, journal.id, number_of[at], self._wait))
         self._start_draining()
+
+    def _waits_in(self, journal: PushJournal) -> int:
+        """How many bytes wait there, as of a moment ago."""
+        now = time.monotonic()
+        if now - self._looked > _LOOK_EVERY:
+            self._backlog, self._looked = journal.bytes(), now
+        return self._backlog
 
     def _opened(self) -> PushJournal:
         if self._journal is None:
@@ -222,7 +236,8 @@ class Pushes:
 
     def _start_draining(self) -> None:
         with self._progress:
-            self._progress.notify_all()
+            if self._publisher is not None and self._publisher.failed is not None:
+                self._wake.set()
             if self._drainer is None:
                 # No daemon: a process that ends waits until what it has taken is published.
                 self._drainer = threading.Thread(target=self._drain, name="push-drain")
@@ -238,6 +253,7 @@ class Pushes:
             except Exception as error:  # noqa: BLE001 (the journal has the rows, and they are tried again)
                 log.warning("pushed rows wait journal=%s error=%s: %s", journal.id, type(error).__name__, error)
                 if self._ending():
+                    self._stopped()
                     break
                 time.sleep(_PAUSE)
                 continue
@@ -250,17 +266,17 @@ class Pushes:
                 pause = self._settings.push_interval_seconds - (time.monotonic() - started)
                 if publisher.reached >= journal.written:
                     pause = publisher.wait_until_due()
-                self._progress.wait_for(lambda: self._closed, max(0.0, pause))
-        self._drained(journal, publisher)
-
-    def _drained(self, journal: PushJournal, publisher: Publisher) -> None:
-        with self._progress:
-            self._drainer = None
-            self._progress.notify_all()
+            if not self._closed and self._wake.wait(max(0.0, pause)):
+                self._wake.clear()
         with self._mutex:
             # What is published need not stay on this disk: somebody may have to be forgotten.
             if not self._leading and not self._closed and publisher.published >= journal.written:
                 journal.renew()
+
+    def _stopped(self) -> None:
+        with self._progress:
+            self._drainer = None
+            self._progress.notify_all()
 
     def _ending(self) -> bool:
         return self._closed or not threading.main_thread().is_alive()
@@ -276,14 +292,19 @@ class Pushes:
         with self._mutex:
             self._closed = True
             self._idle.wait_for(lambda: not self._leading, seconds)
+        self._wake.set()
         with self._progress:
-            self._progress.notify_all()
             drainer = self._drainer
         if drainer is not None:
             drainer.join(seconds)
         if self._journal is not None and self._publisher is not None and (drainer is None or not drainer.is_alive()):
             self._journal.close(published=self._publisher.published)
             self._journal = None
+
+
+def _numbered(rows: pl.DataFrame, numbers: pl.Series) -> pl.DataFrame:
+    kept = [column for column in rows.get_columns() if column.name != PUSH]
+    return pl.DataFrame([*kept, numbers.alias(SEQUENCE)])
 
 
 def _ipc(rows: pl.DataFrame) -> bytes:

@@ -12,6 +12,7 @@ import pytest
 
 from feature_assets.errors import ConfigurationError, StoreUnavailable
 from feature_assets.objects import Objects, PutConflict, open_objects
+from feature_assets.objects.folder import Folder
 
 
 @pytest.fixture(params=["folder", "memory", pytest.param("s3", marks=pytest.mark.xdist_group("s3"))])
@@ -209,3 +210,22 @@ def test_what_cannot_be_opened_says_what_can(url: str, options: dict[str, str], 
 def test_opening_a_folder_loads_no_bucket_client() -> None:
     probe = "import sys; from feature_assets.objects import open_objects; open_objects('x'); print('obstore' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", probe], text=True) == "False\n"
+
+
+def test_a_file_that_was_replaced_is_seen_however_soon(tmp_path: Path) -> None:
+    """A look at its times is enough only where no second write can have the same ones."""
+    folder = Folder(tmp_path)
+    etag = folder.put("latest.json", b"00")
+    for number in range(200):
+        assert not folder.changed("latest.json", etag)
+        new = folder.put("latest.json", b"%02d" % (number % 100))
+        assert folder.changed("latest.json", etag) is (new != etag)
+        etag = new
+    time.sleep(2.1)  # From now on its times are believed.
+    for _ in range(3):
+        assert not folder.changed("latest.json", etag)
+        assert folder.changed("latest.json", "another")
+    folder.put("latest.json", b"zz")
+    assert folder.changed("latest.json", etag)
+    (tmp_path / "latest.json").unlink()
+    assert folder.changed("latest.json", etag)
