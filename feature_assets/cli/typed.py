@@ -74,6 +74,26 @@ def columns_typed(
     return {name: values if len(values) == length else values * length for name, values in columns.items()}
 
 
+def columns_read(file: Path, types: "Mapping[str, FeatureType]") -> dict[str, list[Any]]:
+    """The columns of a file, those of these names as values of their types and all others as they are.
+
+    Raises:
+        WrongType: naming the column and the row.
+    """
+    found = _from_file(file)
+    return {name: _column(types[name], name, values) if name in types else values for name, values in found.items()}
+
+
+def _column(of: "FeatureType", name: str, values: Sequence[Any]) -> list[Any]:
+    read = []
+    for at, value in enumerate(values):
+        try:
+            read.append(_value(of, name, value))
+        except WrongType as error:
+            raise WrongType(f"Row {at}, {error}") from None
+    return read
+
+
 def moment(option: str, text: str | None) -> "datetime | None":
     """The time that was typed for an option; a naive one is UTC.
 
