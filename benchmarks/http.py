@@ -1,47 +1,50 @@
-"""Online features over HTTP, with the token checked, against a raw ASGI application that does the same read and no more.
+"""Online features over HTTP, the token checked: ours, a raw ASGI application, and Feast's server where it is installed.
 
     python -m benchmarks.http [seconds] [rounds]
 
-One process each, 8 connections, both under uvicorn on uvloop and httptools. The marks: for one row of 10 features at least
-0.6 of the limit's rate and at most twice its p99, for 100 rows at least 0.85. Needs wrk (`apt install wrk`).
+The raw application does the same read by hand and asks for no token. Ours and Feast's check an RS256 token of the same
+issuer. One process each, in turn, at 1, 8 and 32 connections, for 1 and 100 rows of 1 and 3 views with 10 features each;
+the answers are compared first. The marks are for one view at 8 connections: of 1 row at least 0.6 of the limit's rate and at
+most twice its p99, of 100 rows at least 0.85.
+
+Needs wrk (`apt install wrk`). Feast is that of `FEAST_PYTHON`, or of `.venv-feast`, which `make acceptance` makes; it is
+served as fast as it goes: without an access log, without restarts, its registry cached.
 """
 
 import json
 import os
-import re
-import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 import polars as pl
+from joserfc import jwt
+from joserfc.jwk import RSAKey
 
-ENTITIES = 100_000
-FEATURES = [f"feature_{number}" for number in range(10)]
-CONNECTIONS = 8
-MARKS = {1: 0.6, 100: 0.85}
+from benchmarks.load import Load, is_installed, load
 
-
-class Load(NamedTuple):
-    """What a round gave: answers a second, milliseconds, and microseconds of the server's processor for each answer."""
-
-    rate: float
-    p50: float
-    p99: float
-    cpu: float
+ROOT = Path(__file__).parents[1]
+ENTITIES = 20_000
+VIEWS = ("driver_stats", "driver_trips", "driver_ratings")
+FEATURES = {view: [f"{view}_{number}" for number in range(10)] for view in VIEWS}
+CONNECTIONS = (1, 8, 32)
+AUDIENCE = "benchmark"
+MARKS = {(1, 1, 8): 0.6, (100, 1, 8): 0.85}
+"""By rows, views and connections."""
 
 
 class Server(NamedTuple):
@@ -51,231 +54,252 @@ class Server(NamedTuple):
     process: int
 
 
-def prepare(folder: Path) -> tuple[Path, str]:
-    """A published view with rows online, and a token; the settings file."""
-    from feature_assets.config import Settings
-    from feature_assets.online import open_online_store
-    from feature_assets.registry import Registry, RegistryStore
-    from feature_assets.server.issuer import Issuer
-    from feature_assets.spec import PUBLICATION, Entity, Field, ViewSpec
-    from feature_assets.types import Float64, Int64
-
-    file = folder / "feature_assets.toml"
-    file.write_text('online = "sqlite:online.db"\nregistry = "registry"\n')
-    settings = Settings.load(file)
-    view = ViewSpec(
-        name="driver_stats",
-        entities=(Entity("driver", {"driver_id": Int64}),),
-        features=tuple(Field(name, Float64) for name in FEATURES),
-        event_timestamp="observed_at",
-        ttl=timedelta(days=36_500),
-    )
-    random = np.random.default_rng(7)
-    rows = pl.DataFrame(
+def rows(view: str) -> pl.DataFrame:
+    random = np.random.default_rng(len(view))
+    return pl.DataFrame(
         {
             "driver_id": np.arange(ENTITIES),
             "observed_at": pl.Series(np.arange(ENTITIES) * 1_000_003 + 1_760_000_000_000_000).cast(
                 pl.Datetime("us", "UTC")
             ),
-            **{name: random.random(ENTITIES) for name in FEATURES},
-            PUBLICATION: np.ones(ENTITIES, dtype=np.int64),
+            **{name: random.random(ENTITIES) for name in FEATURES[view]},
         }
     )
-    store = open_online_store(settings.online_url)
-    store.prepare(view)
-    store.write(view, rows, None)
-    store.close()
-    RegistryStore(settings.place(settings.registry)).publish(Registry.of([view]), location="benchmark", by="benchmark")
-    return file, Issuer.open(settings.place(settings.secrets)).token("benchmark", ["features:read"], 3_600)
 
 
-def limit_app(path: str) -> Any:
-    """The shortest application that gives the same answer: no token, no limits, one view known by heart."""
-    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-    table = next(
-        name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'driver_stats%'")
-    )
-    names = ", ".join(f't."{name}"' for name in FEATURES)
-    one = f'SELECT t.observed_at, {names} FROM "{table}" t WHERE driver_id = ?'
-    many = (
-        f'SELECT j.key, t.observed_at, {names} FROM json_each(?) j LEFT JOIN "{table}" t ON t.driver_id = j.value '
-        "ORDER BY j.key"
-    )
-    # Without a time zone: orjson writes those many times faster.
-    epoch, options = datetime(1970, 1, 1), orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z  # noqa: DTZ001
-    metadata = {
-        "feature_names": ["driver_id", *FEATURES],
-        "feature_view_metadata": [{"name": "driver_stats", "version": 1}],
-    }
-
-    def answer(body: bytes) -> bytes:
-        keys = orjson.loads(body)["entities"]["driver_id"]
-        if len(keys) == 1:
-            columns = [(value,) for value in connection.execute(one, keys).fetchone()]
-        else:
-            columns = list(zip(*connection.execute(many, (orjson.dumps(keys),)), strict=True))[1:]
-        present = ["PRESENT"] * len(keys)
-        events = [epoch + timedelta(0, 0, event) for event in columns[0]]
-        results = [
-            {
-                "values": keys,
-                "statuses": present,
-                "event_timestamps": ["1970-01-01T00:00:00Z"] * len(keys),
-            }
-        ]
-        results += [{"values": values, "statuses": present, "event_timestamps": events} for values in columns[1:]]
-        return orjson.dumps({"results": results, "metadata": metadata}, option=options)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await receive()
-            return
-        if scope["method"] == "GET":
-            written = b""
-        else:
-            body, more = b"", True
-            while more:
-                message = await receive()
-                body += message.get("body", b"")
-                more = message.get("more_body", False)
-            written = answer(body)
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(written))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": written})
-
-    return app
-
-
-def serve_limit(path: str, port: int) -> None:
-    import uvicorn
-
-    uvicorn.run(
-        limit_app(path), port=port, loop="uvloop", http="httptools", ws="none", lifespan="off", log_level="warning",
-        access_log=False, server_header=False, proxy_headers=False, timeout_keep_alive=75,
-    )  # fmt: skip
-
-
-def serve_ours(file: str, port: int) -> None:
+def prepare(folder: Path, issuer: str) -> Path:
+    """Published views with rows online; the settings file."""
     from feature_assets.config import Settings
-    from feature_assets.server.process import run
+    from feature_assets.online import open_online_store
+    from feature_assets.registry import Registry, RegistryStore
+    from feature_assets.spec import PUBLICATION, Entity, Field, ViewSpec
+    from feature_assets.types import Float64, Int64
 
-    run(Settings.load(file), port=port)
+    file = folder / "feature_assets.toml"
+    file.write_text(
+        f'online = "sqlite:online.db"\nregistry = "registry"\n[server]\nissuer = "{issuer}"\naudience = "{AUDIENCE}"\n'
+    )
+    settings = Settings.load(file)
+    views = [
+        ViewSpec(
+            name=name,
+            entities=(Entity("driver", {"driver_id": Int64}),),
+            features=tuple(Field(feature, Float64) for feature in features),
+            event_timestamp="observed_at",
+            ttl=timedelta(days=36_500),
+        )
+        for name, features in FEATURES.items()
+    ]
+    store = open_online_store(settings.online_url)
+    for view in views:
+        store.prepare(view)
+        store.write(view, rows(view.name).with_columns(pl.lit(1, pl.Int64).alias(PUBLICATION)), None)
+    store.close()
+    RegistryStore(settings.place(settings.registry)).publish(Registry.of(views), location="benchmark", by="benchmark")
+    return file
+
+
+def prepare_feast(python: Path, folder: Path, discovery: str) -> None:
+    folder.mkdir()
+    for view in VIEWS:
+        rows(view).write_parquet(folder / f"{view}.parquet")
+    script = Path(__file__).with_name("feast_repo.py")
+    with script.open("rb") as text:
+        # Not by its path: beside it lies this file, which Python would take for its own `http`.
+        command = [str(python), "-", str(folder), discovery]
+        made = subprocess.run(command, stdin=text, capture_output=True, text=True, check=False, env=_quietly())
+    assert made.returncode == 0, made.stderr
+
+
+def _quietly() -> dict[str, str]:
+    return {**os.environ, "FEAST_USAGE": "False", "PYTHONWARNINGS": "ignore", "PYTHONPATH": ""}
 
 
 @contextmanager
-def serving(which: str, place: Path) -> Iterator[Server]:
-    """One of the servers in a process of its own; its log goes to a file, as it does in earnest."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "benchmarks.http", which, str(place), str(port)]
-    with (place.parent / f"{which}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+def issuing(folder: Path) -> Iterator[tuple[str, str]]:
+    """An issuer on this machine, and a token of its."""
+    key = RSAKey.generate_key(2048, {"kid": "benchmark", "use": "sig", "alg": "RS256"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    url = f"http://127.0.0.1:{server.server_port}"
+    documents = {
+        ".well-known/openid-configuration": {
+            "issuer": url,
+            "jwks_uri": f"{url}/keys.json",
+            "token_endpoint": f"{url}/token",
+            "authorization_endpoint": f"{url}/authorize",
+        },
+        "keys.json": {"keys": [key.as_dict(private=False)]},
+    }
+    for place, document in documents.items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_text(json.dumps(document))
+    now = int(time.time())
+    claims = {
+        "iss": url, "aud": AUDIENCE, "sub": "scorer", "client_id": "scorer", "jti": "1", "iat": now, "exp": now + 36_000,
+        "scope": "features:read",
+    }  # fmt: skip
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield url, jwt.encode({"alg": "RS256", "typ": "at+jwt", "kid": "benchmark"}, claims, key)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(name: str, command: Sequence[str], port: int, folder: Path) -> Iterator[Server]:
+    """A server in a process of its own; its log goes to a file, as it does in earnest."""
+    log = folder / f"{name}.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, cwd=ROOT, env=_quietly() if name == "feast" else None
+        )
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(400):
+        for _ in range(1_200):
             try:
-                urllib.request.urlopen(f"{url}/health", timeout=1).close()  # noqa: S310
+                urllib.request.urlopen(f"{url}/health", timeout=5).close()  # noqa: S310
                 break
             except OSError:
-                assert process.poll() is None, f"{which} did not start"
+                assert process.poll() is None, f"{name} did not start: {log.read_text()}"
                 time.sleep(0.05)
         yield Server(url, process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=20)
+        process.wait(timeout=30)
 
 
-def question(rows: int) -> bytes:
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def question(rows: int, views: int) -> bytes:
     keys = [int(key) for key in np.random.default_rng(rows).integers(0, ENTITIES, rows)]
-    return json.dumps(
-        {
-            "features": [f"driver_stats:{name}" for name in FEATURES],
-            "entities": {"driver_id": keys},
-            "full_feature_names": False,
-        }
-    ).encode()
+    features = [f"{view}:{name}" for view in VIEWS[:views] for name in FEATURES[view]]
+    asked = {"features": features, "entities": {"driver_id": keys}, "full_feature_names": False}
+    return json.dumps(asked).encode()
 
 
-def asked(url: str, body: bytes, headers: Mapping[str, str]) -> Any:
+def answer(url: str, body: bytes, headers: Mapping[str, str]) -> dict[str, list[Any]]:
+    """Values, statuses and event timestamps by column, as they mean the same in whatever order and form they come."""
     request = urllib.request.Request(f"{url}/get-online-features", body, dict(headers))  # noqa: S310
-    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
-        return json.load(answer)
+    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+        found = json.load(response)
+    return {
+        name: [one["values"], one["statuses"], [datetime.fromisoformat(at) for at in one["event_timestamps"]]]
+        for name, one in zip(found["metadata"]["feature_names"], found["results"], strict=True)
+    }
 
 
-def load(server: Server, body: bytes, headers: Mapping[str, str], seconds: int, folder: Path) -> Load:
-    script = folder / "post.lua"
-    lines = [f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()]
-    script.write_text("\n".join(['wrk.method = "POST"', f"wrk.body = [[{body.decode()}]]", *lines]))
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-s", str(script)]
-    before = processor_seconds(server.process)
-    found = subprocess.run(
-        [*command, f"{server.url}/get-online-features"], capture_output=True, text=True, check=True
-    ).stdout
-    taken = processor_seconds(server.process) - before
-    assert "Non-2xx" not in found, found
-    assert "Socket errors" not in found, found
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", found)
-    count = re.search(r"(\d+) requests in", found)
-    assert rate, found
-    assert count, found
-    cpu = taken / int(count[1]) * 1e6
-    return Load(float(rate[1]), _milliseconds(found, "50%"), _milliseconds(found, "99%"), cpu)
+def in_seconds(found: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {
+        name: [values, statuses, [at.replace(microsecond=0) for at in events]]
+        for name, (values, statuses, events) in found.items()
+    }
 
 
-def processor_seconds(process: int) -> float:
-    """What the process has used so far: a busy machine spoils rates, and this much less."""
-    user, system = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
-def _milliseconds(text: str, label: str) -> float:
-    found = re.search(rf"{label}\s+([\d.]+)(us|ms|s)", text)
-    assert found, text
-    return float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]]
-
-
-def compare(rows: int, servers: Mapping[str, Server], token: str, seconds: int, rounds: int, folder: Path) -> None:
-    body = question(rows)
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
-    answers = {name: asked(server.url, body, headers) for name, server in servers.items()}
-    assert answers["ours"] == answers["limit"], f"{rows} rows: the answers differ"
+def measured(
+    body: bytes, servers: Mapping[str, Server], headers: Mapping[str, str], *,
+    connections: int, seconds: int, rounds: int, folder: Path,
+) -> dict[str, list[Load]]:  # fmt: skip
     samples: dict[str, list[Load]] = {name: [] for name in servers}
     for turn in range(rounds):
         for name in list(servers) if turn % 2 == 0 else list(servers)[::-1]:
-            samples[name].append(load(servers[name], body, headers, seconds, folder))
-    ratio = median(one.rate for one in samples["ours"]) / median(one.rate for one in samples["limit"])
-    work = median(one.cpu for one in samples["limit"]) / median(one.cpu for one in samples["ours"])
-    verdict = "within" if ratio >= MARKS[rows] else "BELOW"
-    print(
-        f"\n{rows} row{'s' if rows > 1 else ''} × {len(FEATURES)} features, {CONNECTIONS} connections"
-        f"  [{verdict} the mark: {ratio:.2f} of {MARKS[rows]:g}; by processor time {work:.2f}]"
-    )
-    print(f"  {'':6}  {'rate /s':>9}  {'min':>9}  {'max':>9}  {'p50 ms':>8}  {'p99 ms':>8}  {'cpu µs':>7}")
+            server = servers[name]
+            url = f"{server.url}/get-online-features"
+            found = load(url, server.process, body, headers, connections=connections, seconds=seconds, folder=folder)
+            samples[name].append(found)
+    return samples
+
+
+def show(case: tuple[int, int, int], samples: Mapping[str, Sequence[Load]]) -> None:
+    rows, views, connections = case
+    rates = {name: median(one.rate for one in loads) for name, loads in samples.items()}
+    work = {name: median(one.cpu for one in loads) for name, loads in samples.items()}
+    ratio, mark = rates["ours"] / rates["limit"], MARKS.get(case)
+    verdict = "" if mark is None else f"{'within' if ratio >= mark else 'BELOW'} the mark of {mark:g}: "
+    said = f"{verdict}{ratio:.2f} of the limit; by processor time {work['limit'] / work['ours']:.2f}"
+    if "feast" in rates:
+        said += f"; {rates['ours'] / rates['feast']:.0f} times Feast"
+    print(f"\n{_of(rows, 'row')} × {_of(views, 'view')}, {_of(connections, 'connection')}  [{said}]")
+    print(f"  {'':6}  {'rate /s':>9}  {'min':>9}  {'max':>9}  {'p50 ms':>8}  {'p99 ms':>8}  {'cpu µs':>8}")
     for name, loads in samples.items():
-        rates = [one.rate for one in loads]
+        each = [one.rate for one in loads]
         p50, p99 = median(one.p50 for one in loads), median(one.p99 for one in loads)
-        cpu = median(one.cpu for one in loads)
         print(
-            f"  {name:6}  {median(rates):9.0f}  {min(rates):9.0f}  {max(rates):9.0f}  {p50:8.2f}  {p99:8.2f}  {cpu:7.1f}"
+            f"  {name:6}  {rates[name]:9.0f}  {min(each):9.0f}  {max(each):9.0f}  {p50:8.2f}  {p99:8.2f}  {work[name]:8.1f}",
+            flush=True,
         )
 
 
+def _of(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def feast_python() -> Path | None:
+    named = os.environ.get("FEAST_PYTHON")
+    python = Path(named) if named else ROOT / ".venv-feast" / "bin" / "python"
+    if not python.exists():
+        return None
+    complete = subprocess.run([str(python), "-c", "import feast, cryptography"], check=False, capture_output=True)
+    return None if complete.returncode else python
+
+
+def run(seconds: int, rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        (folder / "issuer").mkdir()
+        issuer, token = stack.enter_context(issuing(folder / "issuer"))
+        file = prepare(folder, issuer)
+        ports = {one: free_port() for one in ("ours", "limit", "feast")}
+        commands = {
+            "ours": [sys.executable, "-m", "feature_assets.cli", "--config", str(file), "serve"],
+            "limit": [sys.executable, "-m", "benchmarks.http_limit", str(folder / "online.db")],
+        }
+        commands["ours"] += ["--port", str(ports["ours"])]
+        commands["limit"] += [str(ports["limit"])]
+        python = feast_python()
+        if python is None:
+            print("Feast, with the cryptography that it checks tokens with, is not installed here, and is left out.")
+        else:
+            prepare_feast(python, folder / "feast", f"{issuer}/.well-known/openid-configuration")
+            options = ["--no-access-log", "--max-requests", "0", "--registry_ttl_sec", "3600"]
+            chdir = ["-c", str(folder / "feast"), "serve", "--port", str(ports["feast"])]
+            commands["feast"] = [str(python.with_name("feast")), *chdir, *options]
+        servers = {
+            one: stack.enter_context(serving(one, command, ports[one], folder)) for one, command in commands.items()
+        }
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+        for count in (1, 100):
+            for views in (1, 3):
+                body = question(count, views)
+                answers = {one: answer(server.url, body, headers) for one, server in servers.items()}
+                for one, found in answers.items():
+                    # Feast's server gives times in whole seconds.
+                    expected = in_seconds(answers["limit"]) if one == "feast" else answers["limit"]
+                    assert found == expected, f"{count} rows, {views} views: the answer of {one} differs"
+                for connections in CONNECTIONS:
+                    found_by = measured(
+                        body, servers, headers, connections=connections, seconds=seconds, rounds=rounds, folder=folder
+                    )
+                    show((count, views, connections), found_by)
+
+
 def main() -> None:
-    if sys.argv[1:2] == ["ours"]:
-        serve_ours(sys.argv[2], int(sys.argv[3]))
-    elif sys.argv[1:2] == ["limit"]:
-        serve_limit(sys.argv[2], int(sys.argv[3]))
-    elif shutil.which("wrk") is None:
+    if not is_installed():
         print("This benchmark needs wrk, which makes load without taking the servers' processors: apt install wrk")
-    else:
-        seconds, rounds = (*map(int, sys.argv[1:]), 5, 5)[:2] if len(sys.argv) < 3 else map(int, sys.argv[1:3])
-        with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
-            folder = Path(name)
-            file, token = prepare(folder)
-            with serving("ours", file) as ours, serving("limit", folder / "online.db") as limit:
-                for rows in MARKS:
-                    compare(rows, {"ours": ours, "limit": limit}, token, seconds, rounds, folder)
+        return
+    given = [int(word) for word in sys.argv[1:]]
+    seconds, rounds = (*given, *(3, 3)[len(given) :])
+    run(seconds, rounds)
 
 
 if __name__ == "__main__":
