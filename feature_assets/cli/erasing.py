@@ -56,10 +56,15 @@ def erase(
 ) -> None:
     """Forget some entities for ever, in both stores and in every view that knows them.
 
-    A view with further join keys forgets all rows in which the given ones match. Old versions of the Delta tables hold
-    the rows until their files are vacuumed.
+    A view with further join keys forgets all rows in which the given ones match. Rows that were pushed and wait on this
+    machine are published first, and forgotten too. Old versions of the Delta tables hold the rows until their files are
+    vacuumed.
     """
+    from feature_assets.push import publish_waiting
+
     project = Project.of(ctx)
+    with working("Publishing what waits to be …"):
+        publish_waiting(project.settings, project.offline, project.online)
     given, found = _to_forget(project, views or (), entity, rows)
     total = sum(row["offline_rows"] for row in found)
     columns = (

@@ -7,7 +7,7 @@
 """
 
 from feature_assets.push.admission import Push, source_of
-from feature_assets.push.publishing import drain_orphans, orphaned
+from feature_assets.push.publishing import drain_orphans, orphaned, publish_waiting
 from feature_assets.push.pushes import Pushed, Pushes
 
-__all__ = ["Push", "Pushed", "Pushes", "drain_orphans", "orphaned", "source_of"]
+__all__ = ["Push", "Pushed", "Pushes", "drain_orphans", "orphaned", "publish_waiting", "source_of"]

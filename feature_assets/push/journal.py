@@ -212,6 +212,13 @@ class PushJournal:
         self._lock.release()
 
 
+def entries_of(folder: Path) -> Iterator[Entry]:
+    """What waits in a journal, whoever holds it; what is published meanwhile may be among it or not."""
+    for segment in sorted(folder.glob(f"*{_SUFFIX}")):
+        with suppress(FileNotFoundError):
+            yield from read(segment)
+
+
 def read(segment: Path, after: int = 0) -> Iterator[Entry]:
     """The whole entries of a segment whose last number is greater than `after`.
 

@@ -15,12 +15,13 @@ from typing import Final, TypeAlias
 import polars as pl
 
 from feature_assets.config import Settings
-from feature_assets.errors import ConfigurationError, FeatureAssetsError
+from feature_assets.errors import ConfigurationError, FeatureAssetsError, StoreUnavailable
 from feature_assets.offline import OfflineStore
 from feature_assets.online.protocol import OnlineStore
 from feature_assets.publication import append
-from feature_assets.push.journal import Part, PushJournal
-from feature_assets.spec import ViewSpec, from_json
+from feature_assets.push.journal import Part, PushJournal, entries_of
+from feature_assets.settlement import reached
+from feature_assets.spec import SEQUENCE, ViewSpec, from_json
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ Table: TypeAlias = tuple[str, int]
 _AT_ONCE: Final = 8 << 20
 _CROWDED: Final = 32
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_WAIT_SECONDS: Final = 30.0
 
 
 @dataclass(slots=True)
@@ -192,6 +194,51 @@ def drain_orphans(settings: Settings, offline: OfflineStore, online: OnlineStore
     if failed is not None:
         raise failed
     return found
+
+
+def publish_waiting(
+    settings: Settings, offline: OfflineStore, online: OnlineStore, *, seconds: float = _WAIT_SECONDS
+) -> None:
+    """Return when all that waited in this machine's journals is in both stores, whichever process it waited in.
+
+    Whoever forgets somebody asks for this first: rows that are published afterwards would bring them back.
+
+    Raises:
+        StoreUnavailable: it is not after so many seconds; the message names the view.
+        FeatureAssetsError: what a process left behind could not be published.
+    """
+    latest = time.monotonic() + seconds
+    drain_orphans(settings, offline, online)
+    root = place_of_journals(settings)
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        for view, sequence in _last_of(folder).values():
+            while reached(view, folder.name, offline, online) < sequence and _waits(folder, sequence):
+                if time.monotonic() > latest:
+                    raise StoreUnavailable(
+                        f"Rows that were pushed to view '{view.name}' still wait in {folder}, for the process that pushed them "
+                        f"could not publish them within {seconds:g} s. Its log says why."
+                    )
+                time.sleep(_FIRST_PAUSE)
+                # Its process may have died by now.
+                drain_orphans(settings, offline, online)
+
+
+def _last_of(folder: Path) -> dict[Table, tuple[ViewSpec, int]]:
+    """The views whose rows are in a journal, with the last number of each."""
+    last: dict[bytes, Part] = {part.view: part for entry in entries_of(folder) for part in entry.parts}
+    found: dict[Table, tuple[ViewSpec, int]] = {}
+    for declaration, part in last.items():
+        view = from_json(declaration, ViewSpec)
+        number = int(pl.read_ipc_stream(BytesIO(part.data))[SEQUENCE].max() or 0)  # type: ignore[arg-type]
+        table = view.name, view.version
+        if table not in found or found[table][1] < number:
+            found[table] = view, number
+    return found
+
+
+def _waits(folder: Path, sequence: int) -> bool:
+    """Whether a journal still has what has this number: it goes when all is published."""
+    return any(entry.last >= sequence for entry in entries_of(folder))
 
 
 def orphaned(settings: Settings) -> bool:

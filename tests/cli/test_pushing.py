@@ -10,9 +10,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from feature_assets import Settings
+from feature_assets import FeatureStore, Settings
 from feature_assets.checks import InRange
+from feature_assets.errors import StoreError
 from feature_assets.offline import OfflineStore
+from feature_assets.push import publish_waiting
 from feature_assets.registry import Registry, RegistryStore
 from feature_assets.spec import Entity, Field, PushSource, Stream, ViewSpec
 from feature_assets.types import Float64, Int64, String
@@ -109,3 +111,50 @@ def test_of_a_file_in_parts_it_is_said_how_far_it_was_taken(run: Any, project: S
 
 def test_a_file_that_is_not_there(run: Any, project: Settings) -> None:
     assert "There is no file nowhere.csv" in run("push", "trips", "nowhere.csv", code=1).said
+
+
+def row(driver: int, minutes: int) -> dict[str, Any]:
+    return {"driver_id": driver, "ended": NOW - timedelta(minutes=minutes), "km": 1.0, "plate": "X"}
+
+
+def test_who_is_erased_does_not_come_back_from_a_journal_that_somebody_left(run: Any, project: Settings) -> None:
+    """The rows of a process that died wait there, and the next one publishes them."""
+    place = Path(OfflineStore(project.place(project.offline)).uri(TRIPS))
+    with FeatureStore(project) as store:
+        store.push("trips", [row(7, 2), row(8, 2)]).wait(30)
+    place.rename(place.with_name("aside"))
+    place.write_text("in the way")
+    with FeatureStore(project) as store:
+        store.push("trips", [row(7, 1), row(8, 1)])
+    place.unlink()
+    place.with_name("aside").rename(place)
+    run("erase", "--entity", "driver_id=7", "--yes")
+    run("reconcile")
+    assert {driver for driver, *_ in kept(project)} == {8}
+    assert len(kept(project)) == 2
+
+
+def test_who_is_erased_does_not_come_back_from_a_journal_of_a_process_that_lives(run: Any, project: Settings) -> None:
+    """What it was pushed before is published first, and erased with the rest."""
+    with FeatureStore(project.model_copy(update={"push_interval_seconds": 2.0})) as store:
+        pushes = [store.push("trips", [row(7, minutes), row(8, minutes)]) for minutes in (1, 2, 3)]
+        run("erase", "--entity", "driver_id=7", "--yes")
+        assert all(one.wait(30) for one in pushes)
+        assert {driver for driver, *_ in kept(project)} == {8}
+        assert store.get_online_features(["driver_trips:km"], {"driver_id": [7, 8]})["km"] == [None, 1.0]
+    assert {driver for driver, *_ in kept(project)} == {8}
+
+
+def test_nobody_is_erased_while_rows_wait_that_cannot_be_published(project: Settings) -> None:
+    with FeatureStore(project) as store:
+        store.push("trips", [row(7, 2)]).wait(30)
+        place = Path(store.offline.uri(TRIPS))
+        place.rename(place.with_name("aside"))
+        place.write_text("in the way")
+        waits = store.push("trips", [row(7, 1)])
+        with pytest.raises(StoreError):
+            publish_waiting(project, store.offline, store.online, seconds=0.3)
+        place.unlink()
+        place.with_name("aside").rename(place)
+        assert waits.wait(30)
+        assert len(kept(project)) == 2
