@@ -12,8 +12,10 @@ from feature_assets.assets.composed import FeatureService, OnDemandFeatureView
 from feature_assets.assets.feature_view import FeatureView
 from feature_assets.assets.metadata import registry_from_graph, sources_from_metadata
 from feature_assets.assets.passed_on import declaring
+from feature_assets.assets.pushed import report_pushes_sensor
 from feature_assets.assets.resources import RESOURCE, FeatureAssets
 from feature_assets.assets.served_log import log_assets, logged, report_sensor, skew_checks
+from feature_assets.assets.stream_view import StreamFeatureView
 from feature_assets.errors import FeatureAssetsError, NotPublished
 from feature_assets.push import drain_orphans, orphaned
 from feature_assets.registry import Registry
@@ -41,7 +43,8 @@ def feature_definitions(
 
     Adds the resource `feature_assets`, the asset `feature_registry` downstream of every view, the sensors
     `publish_registry` and `reconcile_online_store` and the job `maintain_stores`; nodes for the sources too, and for the
-    log of each service that is logged, with the check `skew` and the sensor `report_served_features`.
+    log of each service that is logged, with the check `skew` and the sensor `report_served_features`; and with a view that
+    takes pushed rows the sensor `report_pushed_rows`.
 
     Args:
         assets: whatever `dagster.Definitions` takes as assets.
@@ -59,6 +62,8 @@ def feature_definitions(
     logs = log_assets(services, declared, registry)
     everything = [*found, *_source_nodes(found, sources), *logs]
     reporting = [report_sensor(services, declared, registry)] if services else []
+    if streams := [view for view in views if isinstance(view, StreamFeatureView)]:
+        reporting.append(report_pushes_sensor(streams))
 
     def derive() -> Registry:
         return registry_from_graph(made.resolve_asset_graph())
