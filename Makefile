@@ -25,7 +25,7 @@ help: ## list these targets
 	@printf '\n  make test PYTEST_ARGS="-k join"   a part of the tests\n  make test PYTHON=python3.12       with another Python (after make clean)\n\n'
 
 demo: $(STAMP) $(DAGSTER_HOME)/dagster.yaml ## run the example platform on real data, end to end
-	@DAGSTER_HOME=$(DAGSTER_HOME) $(BIN)/python -m examples.nyc_flights.demo
+	@DAGSTER_HOME=$(DAGSTER_HOME) $(BIN)/python -m examples.nyc_flights
 
 demo-aws: $(STAMP) ## the same on S3 and DynamoDB, which a server on this machine plays
 	@$(BIN)/python -m examples.nyc_flights.demo_aws

@@ -262,7 +262,3 @@ def _server(settings: Settings) -> Iterator[str]:
         server.wait()
         if server.stderr:
             server.stderr.close()
-
-
-if __name__ == "__main__":
-    main()
