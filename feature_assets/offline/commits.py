@@ -160,6 +160,7 @@ def _commit(place: Place, table: DeltaTable, swap: Swap, metadata: Mapping[str, 
             f"A commit to {place.described} was accepted and is not in its log. Run: feature-assets doctor"
         )
     place.sync_log(version)
+    place.thin_checkpoints(version)
     return version
 
 

@@ -15,6 +15,11 @@ LOG = "_delta_log"
 _WRITTEN_BACK = 60.0
 _UNSYNCED_AT_MOST = 64
 _ONE_BY_ONE = 8
+CHECKPOINT_EVERY = 20
+"""So many versions lie between two checkpoints."""
+
+# Of those before the last few, what stays cuts short how much of the log is read for an old version.
+_CHECKPOINTS_KEPT, _LANDMARK = 3, 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,21 @@ class Place:
             names.append(entry.name)
         _sync(*(log / name for name in names if (log / name).exists()), log)
         self.forced[self.uri] = version
+
+    def thin_checkpoints(self, version: int) -> None:
+        """Remove a checkpoint that later ones stand in for, once there is one of this version. Of a local table.
+
+        Each has every file that was ever removed, since nobody but `vacuum` may forget those: a day of pushes would leave
+        tens of gigabytes. The log entries, which say the same, all stay, so that every version can still be read.
+        """
+        if self.folder is None or not self._checkpoint(version).exists():
+            return
+        former = version - _CHECKPOINTS_KEPT * CHECKPOINT_EVERY
+        if former > 0 and (former + 1) % _LANDMARK:
+            self._checkpoint(former).unlink(missing_ok=True)
+
+    def _checkpoint(self, version: int) -> Path:
+        return Path(self.uri) / LOG / f"{version:020d}.checkpoint.parquet"
 
     def explained(self, error: Exception) -> StoreError:
         """What delta-rs, Polars or the system said, as an error of the platform."""

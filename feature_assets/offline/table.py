@@ -15,7 +15,7 @@ from feature_assets.errors import (
     StoreUnsafe,
     TableMissing,
 )
-from feature_assets.offline.place import LOG, Place, reason_of
+from feature_assets.offline.place import CHECKPOINT_EVERY, LOG, Place, reason_of
 from feature_assets.spec import EVENT_ID, PARTITION, PUBLICATION, ViewSpec
 from feature_assets.types import FeatureType
 
@@ -180,7 +180,7 @@ def _made(place: Place, view: ViewSpec) -> DeltaTable:
 def _configuration(view: ViewSpec) -> Mapping[str, str]:
     return {
         "delta.enableDeletionVectors": "false",
-        "delta.checkpointInterval": "20",
+        "delta.checkpointInterval": str(CHECKPOINT_EVERY),
         # Old versions are what training sets are rebuilt from: `vacuum` alone decides when they go.
         "delta.enableExpiredLogCleanup": "false",
         "delta.logRetentionDuration": _EVER,

@@ -296,3 +296,24 @@ def test_each_push_is_there_once(
         origin: START + timedelta(minutes=max(row[1] for row in expected if row[0] == origin))
         for origin in {row[0] for row in expected}
     }
+
+
+def test_checkpoints_do_not_pile_up_and_every_version_can_be_read(tmp_path: Path) -> None:
+    """Each holds every file that was ever removed: of many small commits they would be most of the table."""
+    store = OfflineStore(str(tmp_path), durability="process")
+    for number in range(150):
+        push(store, pushed({MARCH: [("JFK", number, None, number)]}, first=number + 1))
+        if number % 40 == 0:
+            store.compact_pushes(WEATHER, [MARCH], more_than=8)
+    checkpoints = sorted(int(one.name[:20]) for one in tmp_path.glob("weather/v1/_delta_log/*.checkpoint.parquet"))
+    assert len(checkpoints) == 3
+    assert store.version(WEATHER) - checkpoints[-1] < 20
+    newest = store.version(WEATHER)
+    commits = {one.version: one for one in store.commits(WEATHER)}
+    assert sorted(commits) == list(range(newest + 1))
+    rows = 0
+    for version in range(newest + 1):
+        rows += 1 if commits[version].kind == "append" else 0
+        if version % 20 in (0, 1, 10, 19) or version == newest:
+            assert sum(map(len, held(store, version).values())) == rows
+    assert store.check(WEATHER) == []
