@@ -149,6 +149,23 @@ async def test_a_scope_for_every_view_or_none(platform: Platform) -> None:
     assert not kept(platform)
 
 
+async def test_where_there_is_no_room_it_is_said_and_no_place_is_told(platform: Platform) -> None:
+    """More waits than may: as on a full disk, the push is refused with a status of its own."""
+    platform.settings = platform.settings.model_copy(update={"push_backlog_bytes": 1})
+    token = bearer(platform.token("features:push"))
+    async with client_of(platform.app()) as client:
+        assert (await client.post("/push", json=rides(1), headers=token)).status_code == 200
+        for _ in range(200):
+            answer = await client.post("/push", json=rides(2), headers=token)
+            if answer.status_code != 200:
+                break
+            await asyncio.sleep(0.02)
+        assert answer.status_code == 507
+        document = answer.json() if isinstance(answer.json(), dict) else {"detail": answer.text}
+        assert "No room is left for pushed rows, and none of these was taken" in document["detail"]
+        assert str(platform.settings.root) not in answer.text
+
+
 async def test_two_servers_push_to_one_view(platform: Platform, tmp_path: Path) -> None:
     token = bearer(platform.token("features:push", "features:read"))
     with served(platform, tmp_path / "a.log") as first, served(platform, tmp_path / "b.log") as second:
