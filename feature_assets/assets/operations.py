@@ -3,8 +3,8 @@
 import getpass
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import dagster as dg
 
@@ -19,14 +19,19 @@ from feature_assets.assets.stream_view import StreamFeatureView
 from feature_assets.errors import FeatureAssetsError, NotPublished
 from feature_assets.push import drain_orphans, orphaned
 from feature_assets.registry import Registry
+from feature_assets.served.shape import log_store
+from feature_assets.served.upkeep import keep_up as keep_up_served
 from feature_assets.settlement import pending, reconcile
-from feature_assets.spec import AnySource, FileSource, ViewSpec
+from feature_assets.spec import AnySource, FileSource, LoggingConfig, ServiceSpec, ViewSpec
 
 log = logging.getLogger(__name__)
+
+_Named = TypeVar("_Named", ViewSpec, ServiceSpec)
 
 REGISTRY = "feature_registry"
 _GROUP = "feature_platform"
 _RECONCILE_JOB = "reconcile_online_store_job"
+_VERSIONS_KEPT = timedelta(days=30)
 
 
 def feature_definitions(
@@ -73,7 +78,7 @@ def feature_definitions(
         resources={RESOURCE: FeatureAssets(config=config), **(resources or {})},
         asset_checks=[*skew_checks(services), *asset_checks],
         sensors=[publish_registry_sensor(derive), reconcile_sensor(views), *reporting, *sensors],
-        jobs=[reconcile_job(views), maintenance_job(views), *jobs],
+        jobs=[reconcile_job(views), maintenance_job(views, services), *jobs],
         **more,
     )
     return made
@@ -240,8 +245,11 @@ def reconcile_job(views: Sequence[FeatureView]) -> dg.JobDefinition:
     return reconcile_online_store_job
 
 
-def maintenance_job(views: Sequence[FeatureView]) -> dg.JobDefinition:
-    """The job `maintain_stores`: compacts small files and removes those that no version of the last 30 days needs."""
+def maintenance_job(views: Sequence[FeatureView], services: Sequence[FeatureService] = ()) -> dg.JobDefinition:
+    """The job `maintain_stores`: compacts small files and removes those that no version of the last 30 days needs.
+
+    Of the logs of services the days go that lie back longer than their retention.
+    """
 
     @dg.op(name="compact_and_vacuum", required_resource_keys={RESOURCE})
     def compact_and_vacuum(context: dg.OpExecutionContext) -> None:
@@ -249,10 +257,21 @@ def maintenance_job(views: Sequence[FeatureView]) -> dg.JobDefinition:
 
         def keep_up(view: ViewSpec) -> None:
             stores.offline().compact(view)
-            removed = stores.offline().vacuum(view, older_than=timedelta(days=30), dry_run=False)
+            removed = stores.offline().vacuum(view, older_than=_VERSIONS_KEPT, dry_run=False)
             context.log.info("%s: compacted, %d old files removed", view.name, len(removed))
 
-        _each_materialised(views, stores, keep_up, context.log)
+        def keep_up_log(service: ServiceSpec) -> None:
+            settings = stores.settings()
+            now, config = settings.present or datetime.now(UTC), service.logging or LoggingConfig()
+            done = keep_up_served(service.name, config, log_store(settings), now=now, older_than=_VERSIONS_KEPT)
+            if done is not None:
+                told = "what %s served: compacted, %d days and %d old files removed"
+                context.log.info(told, service.name, len(done.days), done.files)
+
+        failed = _tried([view.spec for view in views], _if_there(stores, keep_up), context.log)
+        failed += _tried([service.spec for service in services], keep_up_log, context.log)
+        if failed:
+            raise dg.Failure("; ".join(failed))
 
     @dg.job(name="maintain_stores", description="Compacts the Delta tables and removes files nobody needs.")
     def maintain_stores() -> None:
@@ -265,13 +284,28 @@ def _each_materialised(
     views: Sequence[FeatureView], stores: FeatureAssets, work: Callable[[ViewSpec], None], told: logging.Logger
 ) -> None:
     """Do the work for every view, also after one failed; then fail with what all of them said."""
-    failed = []
-    for view in views:
-        try:
-            if stores.offline().state(view.spec) is not None:
-                work(view.spec)
-        except FeatureAssetsError as error:
-            told.exception("%s failed; the other views go on", view.spec.name)
-            failed.append(f"{view.spec.name}: {error}")
+    failed = _tried([view.spec for view in views], _if_there(stores, work), told)
     if failed:
         raise dg.Failure("; ".join(failed))
+
+
+def _if_there(stores: FeatureAssets, work: Callable[[ViewSpec], None]) -> Callable[[ViewSpec], None]:
+    """The same work, of views that were materialised."""
+
+    def done(view: ViewSpec) -> None:
+        if stores.offline().state(view) is not None:
+            work(view)
+
+    return done
+
+
+def _tried(specs: Sequence[_Named], work: Callable[[_Named], None], told: logging.Logger) -> list[str]:
+    """Do the work for each, also after one failed; what those that failed said."""
+    failed = []
+    for spec in specs:
+        try:
+            work(spec)
+        except FeatureAssetsError as error:
+            told.exception("%s failed; the others go on", spec.name)
+            failed.append(f"{spec.name}: {error}")
+    return failed

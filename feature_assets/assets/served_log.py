@@ -20,7 +20,7 @@ from feature_assets.registry import Registry
 from feature_assets.served.days import ChangedDay, Changes, changed_days
 from feature_assets.served.shape import DAY, REGISTRY, REQUEST_ID, REQUEST_ROW, SERVED_AT, LogShape, log_store, shape_of
 from feature_assets.served.skew import FeatureSkew, beyond
-from feature_assets.spec import LoggingConfig, TimePartitions, ViewSpec
+from feature_assets.spec import LoggingConfig, TimePartitions
 from feature_assets.store import FeatureStore
 
 CHECK: Final = "skew"
@@ -142,13 +142,14 @@ def report_sensor(
     def report_served_features(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         stores: FeatureAssets = getattr(context.resources, RESOURCE)
         offline = log_store(stores.settings())
-        seen: dict[str, dict[str, int]] = json.loads(context.cursor or "{}")
+        seen: dict[str, dict[str, Any]] = json.loads(context.cursor or "{}")
         events: list[dg.AssetMaterialization] = []
         failed: list[FeatureAssetsError] = []
         for service in services:
             name = service.spec.name
             try:
-                changes = changed_days(name, offline, seen.get(name, {}))
+                former = {day: (rows, erased) for day, (rows, erased) in seen.get(name, {}).items()}
+                changes = changed_days(name, offline, former)
             except FeatureAssetsError as error:
                 context.log.exception("the log of %s cannot be looked at; the others are", name)
                 failed.append(error)
@@ -171,17 +172,16 @@ def report_sensor(
 def _materialization(
     key: dg.AssetKey, day: ChangedDay, changes: Changes, place: str, lineage: Mapping[str, Any]
 ) -> dg.AssetMaterialization:
-    version = max(changes.seen, key=int)
+    version = max(changes.versions)
     metadata: dict[str, Any] = {
+        "rows": day.added,
         "dagster/row_count": changes.rows,
         "dagster/partition_row_count": day.rows,
-        "delta_version": changes.seen[version],
+        "delta_version": changes.versions[version],
         "table": dg.MetadataValue.path(f"{place}/v{version}"),
         **lineage,
     }
-    if day.added is not None:
-        metadata["rows"] = day.added
-    data_version = ".".join(f"{table}-{at}" for table, at in sorted(changes.seen.items()))
+    data_version = ".".join(f"{table}-{at}" for table, at in sorted(changes.versions.items()))
     return dg.AssetMaterialization(
         key, partition=day.day, metadata=metadata, tags={"dagster/data_version": data_version}
     )
@@ -288,8 +288,3 @@ def _examples(found: Sequence[FeatureSkew], config: LoggingConfig) -> str:
             cells = (one.feature, example[REQUEST_ID], at, example["served"], example["offline"])
             lines.append(" | ".join(str(cell).replace("|", "\\|")[:80] for cell in cells))
     return "\n".join(lines) if len(lines) > 2 else ""
-
-
-def log_tables(services: Sequence[FeatureService], registry: Registry) -> list[ViewSpec]:
-    """The first table of each log, for upkeep."""
-    return [shape.table for one in services if (shape := _shape(registry, one.spec.name)) is not None]

@@ -1,4 +1,4 @@
-"""What changes a view's history: partitions replaced, keys erased, small files made one."""
+"""What changes a view's history: partitions replaced or dropped, keys erased, small files made one."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -82,6 +82,21 @@ def erasing(place: Place, view: ViewSpec, keys: pl.DataFrame) -> Prepare:
         publications = dict.fromkeys(partitions, number)
         added = _with_hollow(place, view, written(place, view, kept, partitions), publications)
         return Swap("erase", publications, number, added, present, int(found["len"].sum()))
+
+    return prepare
+
+
+def dropping(partitions: Sequence[str]) -> Prepare:
+    """Take out all that the partitions hold, and leave nothing that tells of them."""
+
+    def prepare(table: DeltaTable, former: Swap | None) -> Swap | None:
+        files = files_of(table)
+        present = _within(files, partitions)
+        if present.is_empty():
+            return None
+        number = next_publication(_greatest(files))
+        touched = dict.fromkeys(present["partition"].unique().sort().to_list(), number)
+        return Swap("drop", touched, number, (), present, int(present["rows"].sum()), total=_total(files, present, ()))
 
     return prepare
 

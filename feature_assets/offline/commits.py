@@ -46,7 +46,7 @@ class Swap:
     the log say. `token` tells this commit from all others.
     """
 
-    kind: Literal["replace", "append", "erase", "compact"]
+    kind: Literal["replace", "append", "erase", "drop", "compact"]
     partitions: Mapping[str, int]
     publication: int | None
     added: Sequence[DataFile]
@@ -79,7 +79,7 @@ class Landed:
 class CommitInfo:
     """One version of a table: when and how it came to be.
 
-    `kind` is replace, append, erase, compact, create or evolve, or what Delta calls an operation that is none of these.
+    `kind` is replace, append, erase, drop, compact, create or evolve, or what Delta calls an operation that is none of these.
     `metadata` is what the caller gave, and the publication.
     """
 
@@ -185,7 +185,7 @@ def _send(table: DeltaTable, swap: Swap, metadata: Mapping[str, str]) -> None:
             app_transactions=[Transaction(name, number) for name, number in transactions.items()],
             custom_metadata={MARK: ours},
         ),
-        post_commithook_properties=PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False),
+        post_commithook_properties=PostCommitHookProperties(create_checkpoint=True),
     )
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from feature_assets.errors import StoreError, StoreFull, StoreUnavailable, StoreUnsafe
@@ -27,6 +28,7 @@ class Place:
     """One table: `uri` is an absolute path or an object-store URL, `sync` whether local writes are forced to disk.
 
     `forced` is shared by all places of a store: up to which version the log of each table is known to be on the disk.
+    `forgets`: former versions may be forgotten after so long; never if None.
     """
 
     view: str
@@ -35,6 +37,7 @@ class Place:
     options: Mapping[str, str]
     sync: bool
     forced: dict[str, int]
+    forgets: timedelta | None = None
 
     @property
     def folder(self) -> Path | None:

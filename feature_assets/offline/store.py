@@ -9,7 +9,7 @@ from typing import Literal
 import polars as pl
 
 from feature_assets.offline import damage
-from feature_assets.offline.changes import check_keys, check_rows, compacting, erasing, replaced, replacing
+from feature_assets.offline.changes import check_keys, check_rows, compacting, dropping, erasing, replaced, replacing
 from feature_assets.offline.commits import CommitInfo, Landed, committed, history
 from feature_assets.offline.files import check_partitions, files_of
 from feature_assets.offline.place import Place
@@ -66,6 +66,7 @@ class OfflineStore:
         root: a folder, or an object-store URL.
         storage_options: of the object store: keys, region, endpoint.
         durability: what a write that returned survives on a local disk; "process" saves the fsyncs.
+        forgets: tables that this store makes may forget former versions after so long; by default they never do.
     """
 
     def __init__(
@@ -74,10 +75,12 @@ class OfflineStore:
         *,
         storage_options: Mapping[str, str] | None = None,
         durability: Literal["power-loss", "process"] = "power-loss",
+        forgets: timedelta | None = None,
     ) -> None:
         self.root = _root(root)
         self.storage_options: Mapping[str, str] = dict(storage_options or {})
         self.durability = durability
+        self.forgets = forgets
         self._forced: dict[str, int] = {}
         self._seen = SeenEvents()
 
@@ -234,6 +237,16 @@ class OfflineStore:
         landed = committed(place, compacting(place, view), needed(place), {})
         return _told(landed) if landed else None
 
+    def drop(self, view: ViewSpec, partitions: Sequence[str], *, metadata: Mapping[str, str]) -> Commit | None:
+        """Take whole partitions out in one commit; None if the table has none of them.
+
+        Unlike a replacement without rows it leaves nothing that says that they were published, so it is for tables that
+        nothing is served from.
+        """
+        place = self._place(view)
+        landed = committed(place, dropping(partitions), needed(place), metadata)
+        return _told(landed) if landed else None
+
     def compact_pushes(self, view: ViewSpec, partitions: Sequence[str], *, more_than: int) -> Commit | None:
         """The same for what was pushed into these partitions, of those that have more than so many files of it."""
         place = self._place(view)
@@ -254,11 +267,10 @@ class OfflineStore:
         place = self._place(view)
         return vacuumed(place, needed(place), older_than, dry_run=dry_run)
 
-    def commits(self, view: ViewSpec, *, limit: int | None = None, after: int | None = None) -> list[CommitInfo]:
-        """What happened to the table, the latest first: the last so many, or since a version."""
+    def commits(self, view: ViewSpec, *, limit: int | None = None) -> list[CommitInfo]:
+        """What happened to the table, the latest first."""
         place = self._place(view)
-        table = needed(place)
-        return history(place, table, table.version() - after if after is not None else limit)
+        return history(place, needed(place), limit)
 
     def check(self, view: ViewSpec, *, reached: int | None = None) -> list[str]:
         """What is damaged, in words with the mend; empty for a table that is whole or not there.
@@ -271,7 +283,7 @@ class OfflineStore:
 
     def _place(self, view: ViewSpec) -> Place:
         durable = self.durability == "power-loss"
-        return Place(view.name, view.version, self.uri(view), self.storage_options, durable, self._forced)
+        return Place(view.name, view.version, self.uri(view), self.storage_options, durable, self._forced, self.forgets)
 
 
 def _told(landed: Landed) -> Commit:

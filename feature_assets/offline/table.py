@@ -1,7 +1,9 @@
 """A view's Delta table as an object: opened, made, widened by new features, and compared with the declaration."""
 
+import math
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, Field, Schema
@@ -164,7 +166,7 @@ def _made(place: Place, view: ViewSpec) -> DeltaTable:
             partition_by=[PARTITION],
             name=view.name,
             description=view.description or None,
-            configuration=_configuration(view),
+            configuration=_configuration(view, place.forgets),
             storage_options=dict(place.options) or None,
             # No second attempt: delta-rs would make the table again as version 1, on top of the one who was first.
             commit_properties=CommitProperties(custom_metadata={MARK: {"kind": "create"}}, max_commit_retries=0),
@@ -177,14 +179,16 @@ def _made(place: Place, view: ViewSpec) -> DeltaTable:
     return table
 
 
-def _configuration(view: ViewSpec) -> Mapping[str, str]:
+def _configuration(view: ViewSpec, forgets: timedelta | None) -> Mapping[str, str]:
+    # Old versions are what training sets are rebuilt from: `vacuum` alone decides when they go. Where nobody rebuilds from
+    # them, every checkpoint would name all files that there ever were for nothing.
+    kept = _EVER if forgets is None else f"interval {math.ceil(forgets / timedelta(hours=1))} hours"
     return {
         "delta.enableDeletionVectors": "false",
         "delta.checkpointInterval": str(CHECKPOINT_EVERY),
-        # Old versions are what training sets are rebuilt from: `vacuum` alone decides when they go.
         "delta.enableExpiredLogCleanup": "false",
         "delta.logRetentionDuration": _EVER,
-        "delta.deletedFileRetentionDuration": _EVER,
+        "delta.deletedFileRetentionDuration": kept,
         "delta.dataSkippingStatsColumns": ",".join(indexed(view)),
     }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 import msgspec
 
@@ -21,6 +22,9 @@ REGISTRY = "registry_digest"
 FOLDER = "__served"
 """Of the offline store: names of views have no two underscores."""
 
+_VERSIONS_KEPT = timedelta(days=1)
+"""A log has a commit every few seconds, for ever, and nobody asks what it was once."""
+
 DAY = "%Y-%m-%d"
 """The partition of a row is the day on which it was served, in UTC."""
 
@@ -28,7 +32,9 @@ DAY = "%Y-%m-%d"
 def log_store(settings: Settings) -> OfflineStore:
     """Where the logs of all services are kept: beside the history of the views."""
     root = f"{settings.place(settings.offline)}/{FOLDER}"
-    return OfflineStore(root, storage_options=settings.storage(), durability=settings.durability)
+    return OfflineStore(
+        root, storage_options=settings.storage(), durability=settings.durability, forgets=_VERSIONS_KEPT
+    )
 
 
 def _column(name: str, of: FeatureType) -> Field:

@@ -13,7 +13,7 @@ from feature_assets.assets import FeatureAssets, FeatureService, feature_definit
 from feature_assets.assets.metadata import registry_from_graph
 from feature_assets.assets.partitions import slices
 from feature_assets.publication import publish
-from feature_assets.served.shape import log_store, shape_of
+from feature_assets.served.shape import log_store, log_table, shape_of
 from feature_assets.served.writing import Served, ServedLog
 from tests.assets.test_metrics_reference import documented
 from tests.assets.test_platform import DAILY, _tick, feels_like, weather
@@ -228,3 +228,34 @@ def test_the_page_names_what_is_reported(stores: FeatureAssets, instance: dg.Dag
         (check,) = checked(definitions, instance, since="2024-01-01", until="2025-01-01").get_asset_check_evaluations()
     reported = {name for event in then.asset_events for name in event.metadata}
     assert reported | set(check.metadata) | {"examples"} == documented("Of a served log")
+
+
+def days_of(stores: FeatureAssets) -> list[str]:
+    table = log_table("outdoors")
+    state = log_store(stores.settings()).state(table)
+    return list(state.rows_by_partition) if state else []
+
+
+@pytest.mark.parametrize(
+    "retention, left",
+    [(timedelta(days=2), ["today"]), (timedelta(days=30), ["old", "today"]), (None, ["old", "today"])],
+    ids=["gone", "kept", "for ever"],
+)
+def test_upkeep_removes_the_days_that_lie_back_longer_than_the_retention(
+    stores: FeatureAssets, instance: dg.DagsterInstance, retention: timedelta | None, left: list[str]
+) -> None:
+    definitions = platform(stores, retention=retention)
+    now = datetime.now(UTC)
+    named = {"old": now - timedelta(days=10), "today": now}
+    with published(stores, definitions) as store:
+        serve(store, *named.values())
+        first = _tick(definitions, "report_served_features", instance)
+        spine = store.get_served_features("outdoors").select("origin", "hour", "served_at").collect()
+        asked = store.get_historical_features(spine, "outdoors", timestamp_column="served_at")
+        asked.save("from_the_log")
+        assert definitions.resolve_job_def("maintain_stores").execute_in_process(instance=instance).success
+        assert days_of(stores) == [f"{named[name]:%Y-%m-%d}" for name in left]
+        told = _tick(definitions, "report_served_features", instance, first.cursor)
+        assert len(told.asset_events or ()) == 2 - len(left), "a day that went is told as a day without rows"
+        assert [one["dagster/partition_row_count"] for one in reports(told).values()] == [0] * (2 - len(left))
+        assert store.rebuild("from_the_log").collect().equals(asked.collect()), "saved sets do without the log"
