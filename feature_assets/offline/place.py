@@ -28,7 +28,7 @@ class Place:
     """One table: `uri` is an absolute path or an object-store URL, `sync` whether local writes are forced to disk.
 
     `forced` is shared by all places of a store: up to which version the log of each table is known to be on the disk.
-    `forgets`: former versions may be forgotten after so long; never if None.
+    `forgets`: removed files may be forgotten after so long; never if None.
     """
 
     view: str

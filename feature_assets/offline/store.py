@@ -66,7 +66,7 @@ class OfflineStore:
         root: a folder, or an object-store URL.
         storage_options: of the object store: keys, region, endpoint.
         durability: what a write that returned survives on a local disk; "process" saves the fsyncs.
-        forgets: tables that this store makes may forget former versions after so long; by default they never do.
+        forgets: tables that this store makes may forget removed files, and so former versions, after so long; never by default.
     """
 
     def __init__(
@@ -267,10 +267,11 @@ class OfflineStore:
         place = self._place(view)
         return vacuumed(place, needed(place), older_than, dry_run=dry_run)
 
-    def commits(self, view: ViewSpec, *, limit: int | None = None) -> list[CommitInfo]:
-        """What happened to the table, the latest first."""
+    def commits(self, view: ViewSpec, *, limit: int | None = None, after: int | None = None) -> list[CommitInfo]:
+        """What happened to the table, the latest first: the last so many, or since a version."""
         place = self._place(view)
-        return history(place, needed(place), limit)
+        table = needed(place)
+        return history(place, table, table.version() - after if after is not None else limit)
 
     def check(self, view: ViewSpec, *, reached: int | None = None) -> list[str]:
         """What is damaged, in words with the mend; empty for a table that is whole or not there.
