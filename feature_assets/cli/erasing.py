@@ -1,7 +1,7 @@
 """`erase`: entities that are to be forgotten, in both stores."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +30,7 @@ from feature_assets.cli.upkeep import Views
 if TYPE_CHECKING:
     import polars as pl
 
+    from feature_assets.offline import OfflineStore
     from feature_assets.spec import ViewSpec
 
 
@@ -86,7 +87,7 @@ def erase(
         )
     for row in found:
         with working(f"Erasing from {row['view']} …"):
-            _forget(project, row["spec"], row["frame"], vacuum=vacuum)
+            _forget(project, row, vacuum=vacuum)
     if as_json:
         print_json(counts)
         return
@@ -130,7 +131,30 @@ def _to_forget(
                     "frame": keys,
                 }
             )
-    return words, found
+    # Whoever names views means those alone.
+    return words, found if names else [*found, *_in_logs(project, columns, types)]
+
+
+def _in_logs(project: Project, columns: Mapping[str, list[Any]], types: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The same of each log of what a service served."""
+    import polars as pl
+
+    from feature_assets.served.shape import log_store, shape_of
+    from feature_assets.served.upkeep import requests_of
+
+    given = pl.DataFrame([types[name].to_frame(name, values) for name, values in columns.items()]).unique()
+    logs = log_store(project.settings)
+    for service in sorted(project.registry.services):
+        for kept, requests in requests_of(shape_of(project.registry, service), logs, given):
+            yield {
+                "view": f"{service} (served)",
+                "keys": given.height,
+                "offline_rows": requests.height,
+                "online_rows": 0,
+                "spec": kept,
+                "frame": requests,
+                "store": logs,
+            }
 
 
 def _keys_of(project: Project, view: "ViewSpec", columns: Mapping[str, list[Any]]) -> "tuple[pl.DataFrame, int, int]":
@@ -146,12 +170,14 @@ def _keys_of(project: Project, view: "ViewSpec", columns: Mapping[str, list[Any]
     return keys, int(counted["len"].sum()), online.height
 
 
-def _forget(project: Project, view: "ViewSpec", keys: "pl.DataFrame", *, vacuum: bool) -> None:
+def _forget(project: Project, row: Mapping[str, Any], *, vacuum: bool) -> None:
     from feature_assets.settlement import erase as forget
 
-    forget(view, keys, project.offline, project.online if view.online else None)
+    view: ViewSpec = row["spec"]
+    offline: OfflineStore = row.get("store") or project.offline
+    forget(view, row["frame"], offline, project.online if view.online else None)
     if vacuum:
-        project.offline.vacuum(view, older_than=timedelta(0), dry_run=False)
+        offline.vacuum(view, older_than=timedelta(0), dry_run=False)
 
 
 def _again(views: Sequence[str] | None, pairs: Sequence[str] | None, file: Path | None) -> str:
