@@ -184,7 +184,14 @@ def basic(client: str, secret: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def served(platform: Platform, log: Path, *, scheme: str = "http", **options: Any) -> Iterator[tuple[str, int]]:
+def served(
+    platform: Platform,
+    log: Path,
+    *,
+    scheme: str = "http",
+    ends: tuple[int, ...] = (0, -signal.SIGTERM),
+    **options: Any,
+) -> Iterator[tuple[str, int]]:
     """The server in a process of its own: its host and port. Its log is written to a file, its process id beside it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -214,4 +221,4 @@ def served(platform: Platform, log: Path, *, scheme: str = "http", **options: An
         yield "127.0.0.1", port
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) in (0, -signal.SIGTERM), log.read_text()
+        assert process.wait(timeout=20) in ends, log.read_text()
