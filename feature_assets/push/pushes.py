@@ -230,6 +230,23 @@ class Pushes:
             return self._publisher.has(sequence, [view.name for view in views])
         return all(reached(view, journal, self._offline, self._online) >= sequence for view in views)
 
+    def waiting(self) -> tuple[int, int]:
+        """The last sequence numbers that are in the journal and that are published; equal where nothing waits."""
+        journal, publisher = self._journal, self._publisher
+        if journal is None or publisher is None:
+            return 0, 0
+        return journal.written, min(publisher.published, journal.written)
+
+    def waiting_bytes(self) -> int:
+        """The size of the journal, if something in it waits."""
+        journal, (written, published) = self._journal, self.waiting()
+        if journal is None or published >= written:
+            return 0
+        try:
+            return journal.bytes()
+        except FileNotFoundError:
+            return 0  # a segment was published and went in between
+
     def recover(self) -> None:
         """Take up journals whose process is gone: publish what waits there."""
         drain_orphans(self._settings, self._offline, self._online)

@@ -100,6 +100,7 @@ def create_app(settings: Settings, journal: Journal | None = None, shared: Path 
     _add_health(app, serving)
     history.describe(app, callers)
     pushing = push.PushRoutes(serving, callers, settings)
+    meters.watch(pushing.watched)
     push.add_to(app, callers, pushing)
     if dagster is not None:
         materialize.describe(app, callers)

@@ -135,6 +135,15 @@ LOG_WAITING: Final = Metric(
 LOG_FAILURES: Final = Metric(
     "feature_assets_feature_log_failures_total", "counter", "Writes of a service's log that failed.", ("service",)
 )
+JOURNAL_BYTES: Final = Metric(
+    "feature_assets_push_journal_bytes", "gauge", "Bytes of the journal of pushed rows while some of it waits."
+)
+JOURNAL_SECONDS: Final = Metric(
+    "feature_assets_push_waiting_seconds",
+    "gauge",
+    "How long pushed rows have been seen waiting for the stores; of several processes the longest.",
+    across="max",
+)
 THREADS: Final = Metric("feature_assets_pool_threads", "gauge", "Threads that a pool may have.", ("pool",))
 THREADS_BUSY: Final = Metric("feature_assets_pool_busy", "gauge", "Tasks of a pool that are being done.", ("pool",))
 THREADS_WAITING: Final = Metric("feature_assets_pool_waiting", "gauge", "Tasks of a pool that wait.", ("pool",))
@@ -147,6 +156,7 @@ METRICS: Final[Mapping[str, Metric]] = {
         *(READ_SECONDS, READ_FAILURES, ROWS, VALUES, DATA_AGE, ON_DEMAND_SECONDS),
         *(DECISIONS, AUDIT_LOST, SNAPSHOT_INFO, SNAPSHOT_TIME, REFRESH_TIME, REFRESHES),
         *(LOG_ROWS, LOG_WAITING, LOG_FAILURES),
+        *(JOURNAL_BYTES, JOURNAL_SECONDS),
         *(THREADS, THREADS_BUSY, THREADS_WAITING, WORKERS),
     )
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -22,8 +23,10 @@ from feature_assets.offline import OfflineStore
 from feature_assets.push import Push, Pushed, Pushes, source_of
 from feature_assets.registry import Registry
 from feature_assets.server import documentation as pages
+from feature_assets.server import metrics
 from feature_assets.server.gate import Exchange, Handler
 from feature_assets.server.limits import read_body
+from feature_assets.server.meters import Watched
 from feature_assets.server.problems import Problem, dialect_of
 from feature_assets.server.routing import Callers, as_json
 from feature_assets.server.serving import Serving
@@ -78,6 +81,16 @@ class PushRoutes:
             settings.place(settings.offline), storage_options=settings.storage(), durability=settings.durability
         )
         self._pushes = Pushes(settings, offline, serving.store)
+        self._mark, self._since = 0, 0.0
+
+    def watched(self) -> Watched:
+        """What waits in the journal, and for how long it has been seen waiting."""
+        written, published = self._pushes.waiting()
+        now = time.monotonic()
+        if published >= self._mark:
+            self._mark, self._since = written, now
+        yield metrics.JOURNAL_BYTES, (), self._pushes.waiting_bytes()
+        yield metrics.JOURNAL_SECONDS, (), now - self._since if published < self._mark else 0.0
 
     async def push(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
         """Answer POST /push."""

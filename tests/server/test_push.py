@@ -183,3 +183,29 @@ async def test_two_servers_push_to_one_view(platform: Platform, tmp_path: Path) 
     assert sorted(store.scan(TRIPS).collect()["driver_id"]) == list(range(12)), "each once, though pushed to both"
     assert verify(TRIPS, store, online).total == 0
     online.close()
+
+
+async def gauge(client: httpx.AsyncClient, platform: Platform, name: str) -> float:
+    text = (await client.get("/metrics", headers=bearer(platform.token("admin")))).text
+    (line,) = [one for one in text.splitlines() if one.startswith(f"{name} ")]
+    return float(line.split()[1])
+
+
+async def test_what_waits_for_a_store_shows_in_the_metrics(platform: Platform, tmp_path: Path) -> None:
+    token = bearer(platform.token("features:push", "features:read"))
+    in_the_way = tmp_path / "offline"
+    in_the_way.write_text("no folder")
+    async with client_of(platform.app()) as client:
+        assert await gauge(client, platform, "feature_assets_push_journal_bytes") == 0
+        assert (await client.post("/push", json=rides(7), headers=token)).status_code == 200
+        assert await gauge(client, platform, "feature_assets_push_journal_bytes") > 0
+        first = await gauge(client, platform, "feature_assets_push_waiting_seconds")
+        await asyncio.sleep(0.1)
+        assert await gauge(client, platform, "feature_assets_push_waiting_seconds") > first
+        in_the_way.unlink()
+        await until_online(client, token, "trips:km", 7, 2.5)
+        for _ in range(200):
+            if await gauge(client, platform, "feature_assets_push_journal_bytes") == 0:
+                break
+            await asyncio.sleep(0.05)
+        assert await gauge(client, platform, "feature_assets_push_waiting_seconds") == 0
