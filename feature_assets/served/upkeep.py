@@ -14,11 +14,10 @@ from feature_assets.spec import LoggingConfig, ViewSpec
 
 @dataclass(frozen=True, slots=True)
 class Upkeep:
-    """What was removed of a log, or would be: whole days, and files that nothing needs."""
+    """What was removed of a log: whole days, and files that nothing needs."""
 
     days: Sequence[str]
     files: int
-    in_use: int
 
 
 def keep_up(
@@ -28,8 +27,6 @@ def keep_up(
     *,
     now: datetime,
     older_than: timedelta,
-    compact: bool = True,
-    dry_run: bool = False,
 ) -> Upkeep | None:
     """Remove the days whose last moment lies back longer than the service's retention, then old files as of any table.
 
@@ -41,20 +38,17 @@ def keep_up(
         None where nothing was ever logged.
     """
     removed: set[str] = set()
-    files = in_use = 0
+    files = 0
     tables = list(tables_of(log_table(service), offline))
     for table in tables:
         state = offline.state(table)
         due = [] if state is None else _due(config.retention, state.rows_by_partition, now)
         removed.update(due)
-        if due and not dry_run:
+        if due:
             offline.drop(table, due, metadata={"operation": "retention"})
-        if compact and not dry_run:
-            offline.compact(table)
-        files += len(offline.vacuum(table, older_than=older_than, dry_run=dry_run))
-        state = offline.state(table)
-        in_use += state.files if state else 0
-    return Upkeep(sorted(removed), files, in_use) if tables else None
+        offline.compact(table)
+        files += len(offline.vacuum(table, older_than=older_than, dry_run=False))
+    return Upkeep(sorted(removed), files) if tables else None
 
 
 def _due(retention: timedelta | None, days: Mapping[str, int], now: datetime) -> list[str]:
