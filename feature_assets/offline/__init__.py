@@ -4,7 +4,7 @@
 - `table`: opening, making and widening it; what is declared against what is stored
 - `files`: data files with bounds
 - `commits`: the one way to commit
-- `changes`: replace, erase, compact
+- `changes`: replace, drop, erase, compact
 - `reading`: scan, latest
 - `upkeep`: vacuum
 - `damage`: what is broken
