@@ -37,6 +37,10 @@ class NotThere(Exception):
     """The table that was named does not exist."""
 
 
+class InUse(Exception):
+    """The table exists already, or is just being made or deleted."""
+
+
 class Refused(Exception):
     """A condition was not met."""
 
@@ -57,6 +61,7 @@ class Calls:
 
         Raises:
             NotThere: there is no such table.
+            InUse: there is such a table, or it is just being made or deleted.
             Refused: the condition was not met.
             StoreError: it failed, again and again where that may help.
         """
@@ -182,6 +187,8 @@ class Calls:
             return Refused()
         if code in ("ResourceNotFoundException", "TableNotFoundException"):
             return NotThere()
+        if code == "ResourceInUseException":
+            return InUse()
         if code in ("AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException"):
             return StoreUnavailable(
                 f"{self.described} refused '{operation}' ({code}). Look at this role's permissions."

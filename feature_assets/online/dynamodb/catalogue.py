@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
-from feature_assets.errors import PublicationConflict, StoreError, StoreUnavailable, TableMissing
-from feature_assets.online.dynamodb.calls import Calls, Item, NotThere, Refused
+from feature_assets.errors import PublicationConflict, StoreUnavailable, TableMissing
+from feature_assets.online.dynamodb.calls import Calls, InUse, Item, NotThere, Refused
 from feature_assets.online.dynamodb.items import KEY
 from feature_assets.online.protocol import AppliedPublication, Ledger, LedgerEntry, column_types, refuse_other_types
 from feature_assets.spec import ViewSpec
@@ -135,7 +135,7 @@ class Catalogue:
             options["SSESpecification"] = {"Enabled": True, "SSEType": "KMS", "KMSMasterKeyId": location.key}
         if location.tags:
             options["Tags"] = [{"Key": tag, "Value": value} for tag, value in location.tags.items()]
-        with suppress(_InUse):
+        with suppress(InUse):
             self._create(name, key, options)
         self._wait_for(name)
         if location.recovery:
@@ -146,22 +146,16 @@ class Catalogue:
             )
 
     def _create(self, name: str, key: Sequence[tuple[str, str]], options: Mapping[str, Any]) -> None:
-        client_error = "ResourceInUseException"
-        try:
-            self._calls.call(
-                "create_table",
-                TableName=name,
-                KeySchema=[
-                    {"AttributeName": attribute, "KeyType": kind}
-                    for (attribute, _), kind in zip(key, ("HASH", "RANGE"), strict=False)
-                ],
-                AttributeDefinitions=[{"AttributeName": attribute, "AttributeType": of} for attribute, of in key],
-                **options,
-            )
-        except StoreError as error:
-            if client_error in str(error.__cause__):
-                raise _InUse from error
-            raise
+        self._calls.call(
+            "create_table",
+            TableName=name,
+            KeySchema=[
+                {"AttributeName": attribute, "KeyType": kind}
+                for (attribute, _), kind in zip(key, ("HASH", "RANGE"), strict=False)
+            ],
+            AttributeDefinitions=[{"AttributeName": attribute, "AttributeType": of} for attribute, of in key],
+            **options,
+        )
 
     def _wait_for(self, name: str) -> None:
         deadline = time.monotonic() + _SECONDS_TO_MAKE
@@ -185,7 +179,8 @@ class Catalogue:
         self.delete_table(found.table)
 
     def delete_table(self, name: str) -> None:
-        with suppress(NotThere):
+        # A second attempt, whose first was carried out, finds it gone or going.
+        with suppress(NotThere, InUse):
             self._calls.call("delete_table", TableName=name)
 
     def views(self) -> list[tuple[str, int]]:
@@ -280,7 +275,8 @@ class Catalogue:
                 },
             )
         except Refused:
-            return False
+            # So is a second attempt whose first was carried out, and only its answer lost.
+            return self.needed(view).table == table
         return True
 
     # Ledger
@@ -417,12 +413,12 @@ class Writing:
             "partitions": {"S": json.dumps(dict(publication.partitions))},
         }
         self._renewed = time.monotonic()
-        self._put("attribute_not_exists(part)")
+        self._put()
 
-    def _put(self, condition: str) -> None:
+    def _put(self, **condition: str) -> None:
         started = time.monotonic()
         item = {**self._item, "renewed": {"N": f"{time.time():.3f}"}, "settled": {"BOOL": False}}
-        self._calls.call("put_item", TableName=self._table, Item=item, ConditionExpression=condition)
+        self._calls.call("put_item", TableName=self._table, Item=item, **condition)
         self._renewed = started
 
     def renew(self) -> None:
@@ -434,7 +430,7 @@ class Writing:
         if time.monotonic() - self._renewed < SECONDS_TO_RENEW:
             return
         try:
-            self._put("attribute_exists(part)")
+            self._put(ConditionExpression="attribute_exists(part)")
         except Refused as error:
             raise PublicationConflict(
                 f"{self._view.name}: the online write took so long between two steps that it was counted as dead. Offline "
@@ -449,10 +445,6 @@ class Writing:
     def end(self) -> None:
         """All is written and entered."""
         self._calls.call("delete_item", TableName=self._table, Key=self._key)
-
-
-class _InUse(Exception):
-    """The table exists already."""
 
 
 def _is_dead(writing: Item, at: float) -> bool:

@@ -1,0 +1,152 @@
+"""DynamoDB's answers are lost, its calls throttled, its batches half done: what was acknowledged is what is there."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from feature_assets.errors import StoreUnavailable
+from feature_assets.online import open_online_store
+from feature_assets.online.dynamodb import DynamoOnlineStore, calls
+from feature_assets.online.dynamodb import store as dynamodb_store
+from feature_assets.online.protocol import AppliedPublication, WriteCount
+from feature_assets.testing import online_rows
+from feature_assets.testing.online import WEATHER, weather
+
+Faults = Callable[..., None]
+NAMES = [f"k{number}" for number in range(120)]
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    command = [sys.executable, str(Path(__file__).with_name("dynamodb_server.py"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        server.kill()
+
+
+@pytest.fixture
+def faults(endpoint: str) -> Iterator[Faults]:
+    def arrange(operation: str = "", how: str = "", share: float = 1, only: str = "") -> None:
+        arranged = [{"operation": operation, "how": how, "share": share, "only": only}] if operation else []
+        httpx.put(f"{endpoint}/_faults", content=json.dumps(arranged)).raise_for_status()
+
+    yield arrange
+    arrange()
+
+
+@pytest.fixture
+def store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[DynamoOnlineStore]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    # Else a first publication goes through a table of its own from 2,000 rows on.
+    monkeypatch.setattr(dynamodb_store, "_WORTH_A_LOAD", len(NAMES))
+    url = f"dynamodb:t{uuid4().hex[:10]}?region=us-east-1&endpoint={endpoint}&consistent=true"
+    opened = open_online_store(url)
+    assert isinstance(opened, DynamoOnlineStore)
+    yield opened
+    opened.close()
+
+
+def rows(names: list[str], time: int, publication: int, temp: float) -> object:
+    return online_rows(WEATHER, [weather(name, time, publication=publication, temp=temp) for name in names])
+
+
+def temps(store: DynamoOnlineStore, names: list[str]) -> list[float | None]:
+    answer = store.reader(WEATHER, ["temp"])([(name,) for name in names])
+    return list(answer[1][0])
+
+
+LOST = [
+    "CreateTable",
+    "PutItem",
+    "UpdateItem",
+    "BatchWriteItem",
+    "DeleteItem",
+    "DeleteTable",
+    "BatchGetItem",
+    "GetItem",
+    "Query",
+]
+
+
+@pytest.mark.parametrize("how", ["drop", "500"])
+@pytest.mark.parametrize("operation", LOST)
+def test_a_lost_answer_changes_nothing(operation: str, how: str, store: DynamoOnlineStore, faults: Faults) -> None:
+    """Each call is done, and its answer lost; botocore asks again."""
+    faults(operation, how)
+    few = NAMES[:4]
+    store.prepare(WEATHER)
+    # The first publication fills a table of its own and is then put in place.
+    first = store.write(WEATHER, rows(NAMES, 3, 1, 1.0), AppliedPublication(1, 1, {"a": 120}, settled=False))
+    assert first == WriteCount(written=120)
+    store.settle(WEATHER, 1, ["a"])
+    assert temps(store, NAMES) == [1.0] * 120
+    second = store.write(WEATHER, rows(few, 4, 2, 2.0), AppliedPublication(2, 2, {"b": 4}))
+    assert second == WriteCount(written=4)
+    late = store.write(WEATHER, rows(few, 2, 3, 9.0), AppliedPublication(3, 3, {"c": 4}))
+    assert late == WriteCount(written=0, kept=4)
+    held = store.stored(WEATHER, rows(few, 4, 2, 2.0).select("origin"))
+    store.retract(WEATHER, held, rows(few[:2], 3, 1, 1.0))
+    assert temps(store, few) == [1.0, 1.0, None, None]
+    store.delete(WEATHER, rows(few[:1], 3, 1, 1.0).select("origin"))
+    assert temps(store, few) == [None, 1.0, None, None]
+    entries = store.ledger(WEATHER).entries
+    assert {name: (one.publication, one.settled) for name, one in entries.items()} == {
+        "a": (1, True),
+        "b": (2, True),
+        "c": (3, True),
+    }
+    store.drop(WEATHER)
+    assert store.tables() == []
+    faults()
+    assert store.doctor() == []
+
+
+def test_a_table_whose_move_was_not_heard_of_is_kept(store: DynamoOnlineStore, faults: Faults) -> None:
+    faults("UpdateItem", "drop", only=":before")
+    store.prepare(WEATHER)
+    count = store.write(WEATHER, rows(NAMES, 3, 1, 1.0), AppliedPublication(1, 1, {"a": 120}))
+    assert count == WriteCount(written=120)
+    assert temps(store, NAMES[:100]) == [1.0] * 100
+    assert store.doctor() == []
+
+
+@pytest.mark.parametrize("operation, how", [("PutItem", "throttle"), ("*", "503"), ("*", "drop")])
+def test_throttled_and_lossy_all_of_it_arrives(
+    operation: str, how: str, store: DynamoOnlineStore, faults: Faults
+) -> None:
+    store.prepare(WEATHER)
+    store.write(WEATHER, rows(NAMES[:1], 1, 1, 0.0), None)
+    faults(operation, how, 0.1)
+    count = store.write(WEATHER, rows(NAMES[:40], 3, 2, 1.0), AppliedPublication(2, 1, {"a": 40}))
+    assert count == WriteCount(written=40)
+    assert temps(store, NAMES[:40]) == [1.0] * 40
+
+
+def test_batches_that_are_left_half_done_are_finished(store: DynamoOnlineStore, faults: Faults) -> None:
+    faults("BatchWriteItem", "unprocessed", 0.6)
+    store.prepare(WEATHER)
+    count = store.write(WEATHER, rows(NAMES, 3, 1, 1.0), AppliedPublication(1, 1, {"a": 120}))
+    assert count == WriteCount(written=120)
+    faults("BatchGetItem", "unprocessed", 0.6)
+    assert temps(store, NAMES[:100]) == [1.0] * 100
+
+
+def test_what_is_never_processed_is_an_error_and_no_missing_row(
+    store: DynamoOnlineStore, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "_SECONDS_TO_READ", 0.3)
+    store.prepare(WEATHER)
+    store.write(WEATHER, rows(NAMES[:6], 3, 1, 1.0), None)
+    faults("BatchGetItem", "unprocessed", 0.999)
+    with pytest.raises(StoreUnavailable, match=r"did not read \d of table .*weather.v1 in time"):
+        temps(store, NAMES[:6])
+    faults()
+    assert temps(store, NAMES[:6]) == [1.0] * 6
