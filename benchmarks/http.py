@@ -67,8 +67,8 @@ def rows(view: str) -> pl.DataFrame:
     )
 
 
-def prepare(folder: Path, issuer: str) -> Path:
-    """Published views with rows online; the settings file."""
+def prepare(folder: Path, issuer: str | None = None) -> Path:
+    """Published views with rows online; the settings file. Without an issuer its own serves."""
     from feature_assets.config import Settings
     from feature_assets.online import open_online_store
     from feature_assets.registry import Registry, RegistryStore
@@ -76,9 +76,10 @@ def prepare(folder: Path, issuer: str) -> Path:
     from feature_assets.types import Float64, Int64
 
     file = folder / "feature_assets.toml"
-    file.write_text(
-        f'online = "sqlite:online.db"\nregistry = "registry"\n[server]\nissuer = "{issuer}"\naudience = "{AUDIENCE}"\n'
-    )
+    text = 'online = "sqlite:online.db"\nregistry = "registry"\n'
+    if issuer is not None:
+        text += f'[server]\nissuer = "{issuer}"\naudience = "{AUDIENCE}"\n'
+    file.write_text(text)
     settings = Settings.load(file)
     views = [
         ViewSpec(
@@ -188,11 +189,15 @@ def question(rows: int, views: int) -> bytes:
     return json.dumps(asked).encode()
 
 
-def answer(url: str, body: bytes, headers: Mapping[str, str]) -> dict[str, list[Any]]:
-    """Values, statuses and event timestamps by column, as they mean the same in whatever order and form they come."""
+def asked(url: str, body: bytes, headers: Mapping[str, str]) -> Any:
     request = urllib.request.Request(f"{url}/get-online-features", body, dict(headers))  # noqa: S310
     with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
-        found = json.load(response)
+        return json.load(response)
+
+
+def answer(url: str, body: bytes, headers: Mapping[str, str]) -> dict[str, list[Any]]:
+    """Values, statuses and event timestamps by column, as they mean the same in whatever order and form they come."""
+    found = asked(url, body, headers)
     return {
         name: [one["values"], one["statuses"], [datetime.fromisoformat(at) for at in one["event_timestamps"]]]
         for name, one in zip(found["metadata"]["feature_names"], found["results"], strict=True)
