@@ -1,9 +1,10 @@
 """A DynamoDB over HTTP on a free loopback port (moto), which may misbehave. The port is the first line on stdout.
 
 `PUT /_faults` takes a list of {"operation", "how", "share", "only"} as JSON: from then on that share of the calls of an
-operation ("*" for all of them) goes wrong, of those that have "only" in what they send. `how` is "drop", which cuts the connection, or a status, 500 or 503: with these the call
-is done and only its answer is lost; "throttle" refuses the call, and "unprocessed" leaves half of a batch undone. A share
-of 1 means every call once: the next of the same content goes well, as a repeated one does.
+operation ("*" for all of them) goes wrong, of those that have "only" in what they send. `how` is "drop", which cuts the
+connection, or a status, 500 or 503: with these the call is done and only its answer is lost; "throttle" refuses the call,
+and "unprocessed" leaves half of a batch undone. A share of 1 means every call once: the next of the same content goes
+well, as a repeated one does.
 """
 
 import json
