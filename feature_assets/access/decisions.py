@@ -348,8 +348,8 @@ class Access:
 
 def _hidden(act: str, need: _Need, rule: str) -> Decision:
     why = (
-        f"There is no {need.kind} '{need.name}', or you may not {_VERBS[act]} it. Look at its name, or ask for a token with "
-        f"the scope {act}."
+        f"There is no {need.kind} '{need.name}', or you may not {_VERBS[act]} it. Look at its name; a token with the scopes "
+        f"{act} and {KNOW} is told which of the two."
     )
     return Decision(act, need.views or (need.name,), allowed=False, rule=rule, why=why, hidden=True, lacks=(act,))
 
