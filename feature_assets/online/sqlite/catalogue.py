@@ -4,7 +4,7 @@
 `__ledger` has a row per view version and partition: the last publication that is reflected here.
 """
 
-# ruff: noqa: S608 (SQL is put together from names, whose letters spec.py checks; values are always bound)
+# ruff: noqa: S608 (SQL is put together from names, whose letters spec checks; values are always bound)
 
 import sqlite3
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The online store on SQLite: one file, one table per view version with one column per feature."""
 
-# ruff: noqa: S608 (SQL is put together from names, whose letters spec.py checks; values are always bound)
+# ruff: noqa: S608 (SQL is put together from names, whose letters spec checks; values are always bound)
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence

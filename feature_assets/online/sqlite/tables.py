@@ -1,6 +1,6 @@
 """The table of a view version: a column for each join key, time and feature, and the statements on it."""
 
-# ruff: noqa: S608 (SQL is put together from names, whose letters spec.py checks; values are always bound)
+# ruff: noqa: S608 (SQL is put together from names, whose letters spec checks; values are always bound)
 
 import sqlite3
 from collections.abc import Iterable
