@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
+from deltalake import DeltaTable
 
 from feature_assets import (
     DeclarationError,
@@ -27,6 +28,7 @@ from feature_assets import (
 )
 from feature_assets.assets import FeatureAssets, FeatureView, feature_view
 from feature_assets.assets.metadata import SPEC
+from feature_assets.offline.commits import application
 from feature_assets.spec import DynamicPartitions, StaticPartitions, TimePartitions
 
 DAILY = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-02-01")
@@ -133,6 +135,20 @@ def test_a_range_is_one_run_and_one_commit(stores: FeatureAssets, instance: dg.D
     assert len(set(state.publications.values())) == 1
     materialised = instance.get_materialized_partitions(weather.key)
     assert materialised == {"2024-01-02", "2024-01-03", "2024-01-04"}
+
+
+def test_the_commit_says_which_run_made_which_partitions_by_which_code(
+    stores: FeatureAssets, instance: dg.DagsterInstance
+) -> None:
+    weather = view(lambda context: weather_at(*days_of(context)))
+    result = run(weather, stores, instance, tags=EVENT_RANGE)
+    (commit,) = (one for one in stores.offline().commits(weather.spec) if one.kind == "replace")
+    assert commit.partitions == ("2024-01-02", "2024-01-03", "2024-01-04")
+    assert commit.metadata["run_id"] == result.run_id
+    assert commit.metadata["code_version"] == weather.spec.code_version
+    table = DeltaTable(stores.offline().uri(weather.spec))
+    for partition in commit.partitions:
+        assert table.transaction_version(application(partition)) == int(commit.metadata["publication"])
 
 
 def test_each_partition_of_a_range_has_its_own_data_version(

@@ -11,6 +11,7 @@ import pytest
 from feature_assets import (
     DeclarationError,
     Entity,
+    FeatureStore,
     Field,
     FileSource,
     Float64,
@@ -169,6 +170,30 @@ def test_the_upkeep_job_runs(stores: FeatureAssets, instance: dg.DagsterInstance
     rows = pl.DataFrame({"origin": ["JFK"], "observed_at": [datetime(2024, 1, 2, 6)], "temp": [1.0], "wind": [2.0]})
     publish(weather.spec, rows, slices(DAILY, ["2024-01-02"]), offline=stores.offline(), online=stores.online())
     assert platform(stores).resolve_job_def("maintain_stores").execute_in_process(instance=instance).success
+
+
+def test_upkeep_takes_nothing_from_whoever_reads_right_now(stores: FeatureAssets, instance: dg.DagsterInstance) -> None:
+    """Who has opened a version reads it to its end, though it was replaced, compacted and vacuumed meanwhile."""
+    definitions = platform(stores)
+    stores.registry().publish(registry_from_graph(definitions.resolve_asset_graph()), location="tests", by="me")
+
+    def publish_at(temp: float) -> None:
+        moments = [datetime(2024, 1, 2, hour) for hour in range(24)]
+        rows = pl.DataFrame({"origin": ["JFK"] * 24, "observed_at": moments, "temp": [temp] * 24, "wind": [0.0] * 24})
+        publish(weather.spec, rows, slices(DAILY, ["2024-01-02"]), offline=stores.offline(), online=stores.online())
+
+    publish_at(1.0)
+    with FeatureStore(stores.settings()) as store:
+        spine = pl.DataFrame({"origin": ["JFK"] * 3, "event_timestamp": [datetime(2024, 1, 2, 6)] * 3})
+        training = store.get_historical_features(spine, ["weather:temp"])
+        batches = training.batches(1)
+        read = [next(batches)]
+        scanned = stores.offline().scan(weather.spec)
+        publish_at(2.0)
+        assert definitions.resolve_job_def("maintain_stores").execute_in_process(instance=instance).success
+        assert set(scanned.collect()["temp"]) == {1.0}
+        read += batches
+        assert pl.concat(read)["temp"].to_list() == [1.0] * 3
 
 
 def test_a_damaged_view_does_not_keep_the_others_from_being_finished(

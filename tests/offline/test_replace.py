@@ -1,5 +1,6 @@
 """Replacing partitions: what a reader then sees, now and at every earlier version, and what is refused."""
 
+import json
 import re
 import time
 from datetime import UTC, datetime, timedelta
@@ -323,3 +324,19 @@ def test_compaction_does_not_hide_that_keys_were_erased(store: OfflineStore) -> 
     assert state is not None
     assert state.publications == {"p": erased.publication}
     assert state.rows == 2
+
+
+def test_no_file_has_a_deletion_vector(store: OfflineStore) -> None:
+    """Readers that do not know them would see rows again that were erased. Files are written anew instead."""
+    replace(store, {"p": [("a", minute, None, minute) for minute in range(50)] + [("b", 0, None, 1)]})
+    assert store.erase(WEATHER, pl.DataFrame({"origin": ["b"]}), metadata={}) is not None
+    store.compact(WEATHER)
+    actions = [json.loads(line) for entry in log_entries(store) for line in entry.read_text().splitlines()]
+    files = [action[kind] for action in actions for kind in ("add", "remove") if kind in action]
+    assert len(files) >= 3
+    assert [file for file in files if file.get("deletionVector")] == []
+    table = DeltaTable(store.uri(WEATHER))
+    assert table.metadata().configuration["delta.enableDeletionVectors"] == "false"
+    assert "deletionVectors" not in (table.protocol().writer_features or [])
+    last = [action["add"]["path"] for action in actions if "add" in action][-1]
+    assert pl.read_parquet(Path(store.uri(WEATHER)) / last)["origin"].unique().to_list() == ["a"]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Barrier
 from uuid import uuid4
 
 import httpx
@@ -146,7 +147,39 @@ def test_what_is_never_processed_is_an_error_and_no_missing_row(
     store.prepare(WEATHER)
     store.write(WEATHER, rows(NAMES[:6], 3, 1, 1.0), None)
     faults("BatchGetItem", "unprocessed", 0.999)
-    with pytest.raises(StoreUnavailable, match=r"did not read \d of table .*weather.v1 in time"):
+    with pytest.raises(StoreUnavailable, match=r"did not read \d of table .*weather.v1 in time") as refused:
         temps(store, NAMES[:6])
+    (note,) = refused.value.__notes__
+    left = note.removeprefix("Not read: ").split(", ")
+    assert set(left) < set(NAMES[:6])
+    assert f"did not read {len(left)} of" in str(refused.value)
+    assert not any(name in str(refused.value) for name in NAMES[:6]), "a server logs it, and keys are nothing for a log"
     faults()
     assert temps(store, NAMES[:6]) == [1.0] * 6
+
+
+def test_what_is_never_taken_is_named(
+    store: DynamoOnlineStore, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "_SECONDS_TO_WRITE", 0.3)
+    store.prepare(WEATHER)
+    faults("BatchWriteItem", "unprocessed", 0.999)
+    with pytest.raises(StoreUnavailable, match=r"did not write \d+ of table .* in time .*\(k\d+, .*k\d+"):
+        store.write(WEATHER, rows(NAMES, 3, 1, 1.0), AppliedPublication(1, 1, {"a": 120}))
+    faults()
+    assert store.write(WEATHER, rows(NAMES, 3, 1, 1.0), AppliedPublication(1, 1, {"a": 120})).written == 120
+
+
+def test_conditional_updates_go_in_parallel(store: DynamoOnlineStore) -> None:
+    """Each waits until four are on their way: one after the other none would come back."""
+    store.prepare(WEATHER)
+    store.write(WEATHER, rows(NAMES[:1], 1, 1, 0.0), None)
+    together = Barrier(4)
+
+    def wait_for_others(**_: object) -> None:
+        together.wait(timeout=20)
+
+    store._calls._client().meta.events.register("before-send.dynamodb.PutItem", wait_for_others)
+    names = NAMES[:8]
+    assert store.write(WEATHER, rows(names, 3, 2, 1.0), None) == WriteCount(written=8)
+    assert temps(store, names) == [1.0] * 8

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from feature_assets.errors import RequestError
+from feature_assets.online.protocol import AppliedPublication, WriteCount
 from feature_assets.settlement import erase, pending, reconcile, settle, verify
+from feature_assets.spec import ViewSpec
 from tests.promises.published import CASES, Case, Platform, Row
 from tests.promises.turns import Actor, run, until
 
@@ -210,6 +212,32 @@ def test_a_first_publisher_that_died_left_nothing_that_is_wrong_or_everything_mi
     run([Actor("publish", lambda actor: here.publishing(actor, rows), dies_at=1)], until())
     assert verify(here.view, here.offline, here.online).missing == 1
     reconcile(here.view, here.offline, here.online)
+    assert is_right(here)
+
+
+@pytest.mark.parametrize("dies_at", range(1, 6))
+def test_what_a_crash_left_is_finished_by_the_next_run(here: Platform, dies_at: int) -> None:
+    """It had lowered one key, taken one back and left one as it was, and died somewhere between the stores."""
+    here.publish({FIRST: [(("a",), 5, None, 0), (("b",), 5, None, 0), (("ab",), 5, None, 0)]})
+    again: dict[str, list[Row]] = {FIRST: [(("a",), 1, None, 1), (("ab",), 5, None, 0)]}
+    run([Actor("publish", lambda actor: here.publishing(actor, again), dies_at=dies_at)], until())
+    assert pending(here.view, here.offline, here.online) == (FIRST,)
+    here.publish(again)
+    assert is_right(here)
+
+
+def test_only_the_latest_row_of_each_key_is_sent(here: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[pl.DataFrame] = []
+    write = here.online.write
+
+    def recorded(view: ViewSpec, rows: pl.DataFrame, publication: AppliedPublication | None) -> WriteCount:
+        sent.append(rows)
+        return write(view, rows, publication)
+
+    monkeypatch.setattr(here.online, "write", recorded)
+    minutes: dict[str, list[Row]] = {FIRST: [((key,), minute, None, minute) for key in "ab" for minute in range(500)]}
+    here.publish(minutes)
+    assert sorted(pl.concat(sent).select("origin", "temp").rows()) == [("a", 499), ("b", 499)]
     assert is_right(here)
 
 

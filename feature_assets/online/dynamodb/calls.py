@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
 from feature_assets.errors import ConfigurationError, StoreError, StoreFull, StoreUnavailable
+from feature_assets.online.dynamodb.keys import KEY, key_text
 from feature_assets.online.dynamodb.location import Location
 
 KEYS_AT_ONCE: Final = 100
@@ -104,32 +105,31 @@ class Calls:
             self._pool = self._pool or ThreadPoolExecutor(self.location.concurrency, thread_name_prefix="dynamodb")
         return self._pool.map(function, items)
 
-    def got(self, asked: Mapping[str, Mapping[str, Any]], *, key: str) -> dict[str, dict[bytes, Item]]:
+    def got(self, asked: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[bytes, Item]]:
         """Items of several tables by the bytes of their key; what there is of 100 keys at the most.
 
         Args:
             asked: for each table what BatchGetItem takes: Keys, ProjectionExpression …
-            key: the attribute with the key.
 
         Raises:
-            StoreUnavailable: some were not answered up to the deadline; the message says how many, and the first.
+            StoreUnavailable: some were not answered up to the deadline; the message says how many, and a note which.
         """
         found: dict[str, dict[bytes, Item]] = {table: {} for table in asked}
         left, deadline, wait = dict(asked), time.monotonic() + _SECONDS_TO_READ, _FIRST_WAIT
         while left:
             answer = self.call("batch_get_item", RequestItems=left, ReturnConsumedCapacity="TOTAL")
             for table, items in answer.get("Responses", {}).items():
-                found[table].update((bytes(item[key]["B"]), item) for item in items)
+                found[table].update((bytes(item[KEY]["B"]), item) for item in items)
             left = answer.get("UnprocessedKeys") or {}
             if left:
-                wait = self._pause(wait, deadline, left, "read")
+                wait = self._paused(wait, deadline) or self._give_up_reading(left)
         return found
 
     def put_all(self, table: str, items: Sequence[Item]) -> None:
         """Put items, at most 25, without a condition.
 
         Raises:
-            StoreUnavailable: some were not taken up to the deadline.
+            StoreUnavailable: some were not taken up to the deadline; the message names them.
         """
         left: dict[str, Any] = {table: [{"PutRequest": {"Item": item}} for item in items]}
         deadline, wait = time.monotonic() + _SECONDS_TO_WRITE, _FIRST_WAIT
@@ -137,18 +137,33 @@ class Calls:
             answer = self.call("batch_write_item", RequestItems=left, ReturnConsumedCapacity="TOTAL")
             left = answer.get("UnprocessedItems") or {}
             if left:
-                wait = self._pause(wait, deadline, left, "write")
+                wait = self._paused(wait, deadline) or self._give_up_writing(left)
 
-    def _pause(self, wait: float, deadline: float, left: Mapping[str, Any], act: str) -> float:
+    def _paused(self, wait: float, deadline: float) -> float | None:
+        """How long to wait the next time; None where no time is left, and nothing was waited for."""
         if time.monotonic() + wait > deadline:
-            tables = {table: len(part["Keys"] if act == "read" else part) for table, part in left.items()}
-            counted = ", ".join(f"{count} of table {table}" for table, count in tables.items())
-            raise StoreUnavailable(
-                f"{self.described} did not {act} {counted} in time: it is asked for more than its capacity. "
-                "Try again later, or raise the capacity."
-            )
+            return None
         time.sleep(wait * random.uniform(0.5, 1.0))
         return min(wait * 2, _LONGEST_WAIT)
+
+    def _give_up_reading(self, left: Mapping[str, Any]) -> NoReturn:
+        counted = ", ".join(f"{len(part['Keys'])} of table {table}" for table, part in left.items())
+        error = self._busy(f"read {counted}")
+        # A server logs what the message says, and no log is to have keys.
+        keys = (key[KEY]["B"] for part in left.values() for key in part["Keys"])
+        error.add_note(f"Not read: {', '.join(map(key_text, keys))}")
+        raise error
+
+    def _give_up_writing(self, left: Mapping[str, Any]) -> NoReturn:
+        ((table, puts),) = left.items()
+        keys = ", ".join(key_text(put["PutRequest"]["Item"][KEY]["B"]) for put in puts)
+        raise self._busy(f"write {len(puts)} of table {table}", f" ({keys})")
+
+    def _busy(self, what: str, which: str = "") -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self.described} did not {what} in time{which}: it is asked for more than its capacity. "
+            "Try again later, or raise the capacity."
+        )
 
     def close(self) -> None:
         """Let go of connections and threads."""

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from feature_assets.errors import PublicationConflict, StoreUnavailable, TableMissing
 from feature_assets.online.dynamodb.calls import Calls, InUse, Item, NotThere, Refused
-from feature_assets.online.dynamodb.items import KEY
+from feature_assets.online.dynamodb.keys import KEY
 from feature_assets.online.protocol import AppliedPublication, Ledger, LedgerEntry, column_types, refuse_other_types
 from feature_assets.spec import ViewSpec
 from feature_assets.types import moment

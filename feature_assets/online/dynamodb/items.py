@@ -1,11 +1,9 @@
 """Rows as items and back: the key's bytes, the token's text, an attribute for each value that is not null.
 
-A key's bytes hold for each join key, in the order of the view, its type, its length and its value: no two keys have the
-same. A token's text sorts as `Token`s do, so that one comparison of strings is the whole guard.
+A token's text sorts as `Token`s do, so that one comparison of strings is the whole guard.
 """
 
-import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -15,51 +13,19 @@ import polars as pl
 
 from feature_assets.errors import ContractBroken
 from feature_assets.online.dynamodb.calls import Item
+from feature_assets.online.dynamodb.keys import KEY, LARGEST_KEY, KeyBytes, key_bytes
 from feature_assets.online.protocol import column_types, token_schema
 from feature_assets.spec import PUBLICATION, ViewSpec
-from feature_assets.types import Bytes, DecimalType, FeatureType, Int64, Timestamp, microseconds
+from feature_assets.types import FeatureType, Int64
 
-KEY: Final = "__key"
 TOKEN: Final = "__token"  # noqa: S105 (what orders the rows of a key)
 EXPIRES: Final = "__expires"
 """Seconds since 1970 after which DynamoDB may delete the item, where the view has a ttl."""
 
-LARGEST_KEY: Final = 2_048
 LARGEST_ITEM: Final = 400 * 1024
 
 _OFFSET = 2**63
 _GRACE = timedelta(days=2)
-
-KeyBytes = Callable[[Sequence[Any]], bytes | None]
-
-
-def key_bytes(view: ViewSpec) -> KeyBytes:
-    """How a key of canonical values becomes bytes; None for a key with a null in it."""
-    types = list(view.join_keys.values())
-    tags = [str(of).encode() for of in types]
-    encoders = [_encoder(of) for of in types]
-
-    def encode(key: Sequence[Any]) -> bytes | None:
-        parts = [b"\x01"]
-        for value, tag, to_bytes in zip(key, tags, encoders, strict=True):
-            if value is None:
-                return None
-            encoded = to_bytes(value)
-            parts += (struct.pack(">BI", len(tag), len(encoded)), tag, encoded)
-        return b"".join(parts)
-
-    return encode
-
-
-def _encoder(of: FeatureType) -> Callable[[Any], bytes]:
-    if of == Bytes:
-        return bytes
-    if of == Timestamp:
-        return lambda value: str(microseconds(value)).encode()
-    if isinstance(of, DecimalType):
-        # A frame has no negative zero: it is the same number, so it has to be the same key.
-        return lambda value: f"{value or abs(value):f}".encode()
-    return lambda value: str(value).encode()
 
 
 def token_text(event: int, created: int | None, publication: int) -> str:

@@ -5,7 +5,8 @@ from typing import Any, Final
 
 from feature_assets.errors import TableMissing, UnknownFeature
 from feature_assets.online.dynamodb.calls import KEYS_AT_ONCE, Calls, Item, NotThere
-from feature_assets.online.dynamodb.items import KEY, Shape
+from feature_assets.online.dynamodb.items import Shape
+from feature_assets.online.dynamodb.keys import KEY
 from feature_assets.online.protocol import Answer
 from feature_assets.spec import ViewSpec
 
@@ -90,7 +91,7 @@ def _found(calls: Calls, asked: Sequence[tuple[str, DynamoReader, Encoded]]) -> 
             found[table][key] = answer["Item"]
         return found
     requests = [_request(part, shared) for part in _parts(list(wanted))]
-    for answer in calls.together(lambda one: calls.got(one, key=KEY), requests):
+    for answer in calls.together(calls.got, requests):
         for table, items in answer.items():
             found[table].update(items)
     return found

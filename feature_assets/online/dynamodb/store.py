@@ -13,7 +13,8 @@ import polars as pl
 from feature_assets.errors import PublicationConflict, StoreError, TableMissing
 from feature_assets.online.dynamodb.calls import KEYS_AT_ONCE, PUTS_AT_ONCE, Calls, Item, NotThere, Refused
 from feature_assets.online.dynamodb.catalogue import Catalogue, Stored, Writing
-from feature_assets.online.dynamodb.items import EXPIRES, KEY, TOKEN, Shape
+from feature_assets.online.dynamodb.items import EXPIRES, TOKEN, Shape
+from feature_assets.online.dynamodb.keys import KEY
 from feature_assets.online.dynamodb.location import Location
 from feature_assets.online.dynamodb.reader import DynamoReader, Keys, read_together
 from feature_assets.online.protocol import (
@@ -203,7 +204,7 @@ class DynamoOnlineStore:
         parts = [unique[start : start + KEYS_AT_ONCE] for start in range(0, len(unique), KEYS_AT_ONCE)]
         asked = [{table: {"Keys": [{KEY: {"B": key}} for key in part], **shared}} for part in parts]
         found: dict[bytes, Item] = {}
-        for answer in self._calls.together(lambda one: self._calls.got(one, key=KEY), asked):
+        for answer in self._calls.together(self._calls.got, asked):
             found.update(answer[table])
         return found
 
