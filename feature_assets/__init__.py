@@ -56,11 +56,14 @@ if TYPE_CHECKING:
     from feature_assets.config import Settings
     from feature_assets.lookup import OnlineResponse
     from feature_assets.spec import (
+        AvroFormat,
         DeltaSource,
         Entity,
         Field,
         FileSource,
+        JsonFormat,
         LoggingConfig,
+        ProtobufFormat,
         PushSource,
         RequestSource,
         SqlSource,
@@ -92,6 +95,7 @@ if TYPE_CHECKING:
 __all__ = [
     "UUID",
     "AllowedValues",
+    "AvroFormat",
     "Bool",
     "Bytes",
     "ChecksFailed",
@@ -120,6 +124,7 @@ __all__ = [
     "Int32",
     "Int64",
     "Json",
+    "JsonFormat",
     "List",
     "LoggingConfig",
     "Map",
@@ -131,6 +136,7 @@ __all__ = [
     "OnDemandFeatureView",
     "OnlineResponse",
     "Principal",
+    "ProtobufFormat",
     "PublicationConflict",
     "PushSource",
     "RegistryConflict",
@@ -171,6 +177,7 @@ __all__ = [
 
 _ON_FIRST_TOUCH = {
     "AllowedValues": "feature_assets.checks",
+    "AvroFormat": "feature_assets.spec",
     "Bool": "feature_assets.types",
     "Bytes": "feature_assets.types",
     "Date": "feature_assets.types",
@@ -193,6 +200,7 @@ _ON_FIRST_TOUCH = {
     "Int64": "feature_assets.types",
     "Int8": "feature_assets.types",
     "Json": "feature_assets.types",
+    "JsonFormat": "feature_assets.spec",
     "List": "feature_assets.types",
     "LoggingConfig": "feature_assets.spec",
     "Map": "feature_assets.types",
@@ -200,6 +208,7 @@ _ON_FIRST_TOUCH = {
     "OnDemandFeatureView": "feature_assets.assets",
     "OnlineResponse": "feature_assets.lookup",
     "Principal": "feature_assets.access",
+    "ProtobufFormat": "feature_assets.spec",
     "PushSource": "feature_assets.spec",
     "RequestSource": "feature_assets.spec",
     "RowCount": "feature_assets.checks",

@@ -115,6 +115,10 @@ class Settings(BaseSettings):
     push_backlog_bytes: int = Field(
         1 << 30, gt=0, description="How much may wait in a journal while a store is away; then pushes are refused."
     )
+    schema_registry: str | None = Field(None, description="URL of the schema registry that has the schemas of streams.")
+    schema_registry_options: dict[str, SecretStr] = Field(
+        {}, description="What its client needs beside, as basic.auth.user.info."
+    )
     secrets: str = Field(".feature_assets/auth", description="Folder of the embedded issuer's keys and clients.")
     location: str = Field("default", description="The code location that owns what this project publishes.")
     definitions: str = Field("definitions.py", description="The file or module with the Dagster definitions.")

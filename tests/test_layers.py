@@ -26,10 +26,10 @@ LAYERS = [
     },
     {"access", "registry", "offline", "online", "objects", "sources"},
     {"settlement", "publication", "push", "historical", "lookup", "training", "served", "remote", "store"},
-    {"assets", "server"},
+    {"assets", "server", "streams"},
     {"cli", "testing"},
 ]
-SIBLINGS = {"assets", "server"}
+SIBLINGS = {"assets", "server", "streams"}
 
 ROOMS = {
     "dagster": {"assets", "cli"},
@@ -45,6 +45,9 @@ ROOMS = {
     "apsw": {"online/sqlite"},
     "obstore": {"objects"},
     "boto3": {"online/dynamodb"},
+    "confluent_kafka": {"streams"},
+    "fastavro": {"streams/decoding"},
+    "google.protobuf": {"streams/decoding"},
     "typer": {"cli"},
     "pydantic_settings": {"config"},
 }

@@ -5,6 +5,7 @@ Nothing here knows Dagster, a store or a server. A structure is checked once, wh
 
 from feature_assets.spec.base import LONGEST, Entity, Field, Spec
 from feature_assets.spec.canonical import canonical_json, convert, digest, from_json, to_builtins
+from feature_assets.spec.formats import AvroFormat, Format, JsonFormat, ProtobufFormat
 from feature_assets.spec.partitions import (
     SINGLE,
     UNPARTITIONED,
@@ -46,6 +47,7 @@ __all__ = [
     "SINGLE",
     "UNPARTITIONED",
     "AnySource",
+    "AvroFormat",
     "BatchSource",
     "DeltaSource",
     "DynamicPartitions",
@@ -53,10 +55,13 @@ __all__ = [
     "Expressions",
     "Field",
     "FileSource",
+    "Format",
     "Function",
+    "JsonFormat",
     "LoggingConfig",
     "OnDemandViewSpec",
     "Partitions",
+    "ProtobufFormat",
     "PushSource",
     "RequestSource",
     "ServiceSpec",
