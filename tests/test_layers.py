@@ -21,6 +21,7 @@ LAYERS = [
         "functions",
         "transformations",
         "joins",
+        "ticks",
         "windows",
         "intake",
     },

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-import httpx
-
 from feature_assets.config import ServerSettings
 from feature_assets.server.problems import Problem
 
@@ -120,9 +118,13 @@ class Dagster:
     """The webserver that `server.dagster_url` names."""
 
     def __init__(self, settings: ServerSettings) -> None:
+        # A client of HTTP, and what it loads, are for servers that Dagster stands beside.
+        import httpx
+
         headers = {name: value.get_secret_value() for name, value in settings.dagster_headers.items()}
         self._url = f"{(settings.dagster_url or '').rstrip('/')}/graphql"
         self._client = httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False, headers=headers, trust_env=False)
+        self._unreachable = (httpx.HTTPError, ValueError)
 
     async def asset(self, path: Sequence[str]) -> Asset | None:
         """The asset of that key, with what is under way for it; None if Dagster has none that it can materialise.
@@ -210,7 +212,7 @@ class Dagster:
         try:
             answer = await self._client.post(self._url, json={"query": query, "variables": variables})
             document = answer.json()
-        except (httpx.HTTPError, ValueError) as error:
+        except self._unreachable as error:
             log.warning("dagster does not answer url=%s error=%s: %s", self._url, type(error).__name__, error)
             raise Problem(
                 503,
