@@ -87,7 +87,7 @@ def test_no_bytes_raise(values: list[bytes | None]) -> None:
 REFUSED = {
     b'{"driver_id":7.5,"ended":"2024-05-01T09:30:00Z","km":1}': "'driver_id': float 7.5 is not a Int64",
     b'{"driver_id":9223372036854775808,"ended":null,"km":1}': "'driver_id': int 9223372036854775808 is not a Int64",
-    b'{"driver_id":7,"ended":1714555800,"km":1}': "say the unit of the number: epoch=",
+    b'{"driver_id":7,"ended":1714555800,"km":1}': "say the unit, as in epoch=",
     b'{"driver_id":7,"ended":"2024-05-01T09:30:00Z"}': "It has no 'km'. Send that too",
     b'{"driver_id":7,"ended":"2024-05-01T09:30:00Z","km":1e999}': "'km': Number out of range",
     b"[1]": "It is JSON, but no object.",

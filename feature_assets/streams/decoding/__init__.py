@@ -11,6 +11,7 @@ from feature_assets.config import Settings
 from feature_assets.errors import ConfigurationError
 from feature_assets.spec.formats import AvroFormat, Format, JsonFormat
 from feature_assets.streams.decoding.columns import Columns, Decoded
+from feature_assets.streams.decoding.framing import SchemaOf, no_schemas
 from feature_assets.streams.decoding.json_objects import JsonDecoder
 from feature_assets.types import FeatureType
 
@@ -48,8 +49,28 @@ def decoder(
         DeclarationError: the schema that is declared is none, or lacks one of the fields.
     """
     if isinstance(format, JsonFormat):
-        epoch = format.epoch
         nullable = fields if format.missing == "null" else optional
-        return JsonDecoder(format, Columns(fields, optional=nullable, epoch=epoch))
-    kind = "Avro" if isinstance(format, AvroFormat) else "Protobuf"
-    raise ConfigurationError(f"{kind} values cannot be read yet.")
+        return JsonDecoder(format, Columns(fields, optional=nullable, epoch=format.epoch))
+    columns = Columns(fields, optional=optional)
+    try:
+        if isinstance(format, AvroFormat):
+            from feature_assets.streams.decoding.avro import AvroDecoder
+
+            asked = format.framing == "confluent"
+            return AvroDecoder(format, columns, _schemas(settings) if asked else no_schemas)
+        from feature_assets.streams.decoding.protobuf import ProtobufDecoder
+
+        asked = format.framing == "confluent" and format.schema is None and not format.descriptors
+        return ProtobufDecoder(format, columns, _schemas(settings) if asked else no_schemas)
+    except ImportError as error:
+        kind = "Avro" if isinstance(format, AvroFormat) else "Protobuf"
+        raise ConfigurationError(
+            f"{kind} values are read by libraries that are not installed ({error.name}). "
+            "Run: pip install 'feature-assets[kafka]'"
+        ) from error
+
+
+def _schemas(settings: Settings) -> SchemaOf:
+    from feature_assets.streams.decoding.schemas import SchemaRegistry
+
+    return SchemaRegistry(settings).schema

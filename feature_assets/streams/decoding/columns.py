@@ -14,7 +14,7 @@ import msgspec
 import polars as pl
 
 from feature_assets.casting import FIRST, LAST
-from feature_assets.errors import WrongType
+from feature_assets.errors import DeclarationError, WrongType
 from feature_assets.types import (
     UUID,
     Bool,
@@ -73,6 +73,18 @@ class Columns:
         self.fields = dict(fields)
         self._optional = frozenset(optional)
         self._epoch = epoch
+
+    def require(self, has: Collection[str], place: str) -> None:
+        """See that records by a declared schema, which has these fields, can be rows.
+
+        Raises:
+            DeclarationError: a field is not there that a row may not lack.
+        """
+        for name in self.fields:
+            if name not in has and name not in self._optional:
+                raise DeclarationError(
+                    f"{place} has no field '{name}' (it has: {', '.join(has) or 'none'}). Add it, or rename with field_mapping=."
+                )
 
     def decoded(self, columns: Sequence[Sequence[Any]], at: Sequence[int], failures: Mapping[int, str]) -> Decoded:
         """The rows of the records whose values these are.
@@ -143,7 +155,7 @@ class Columns:
 
 def _mend(of: FeatureType, value: Any) -> str:
     if of == Timestamp and value.__class__ is int:
-        return "Send the time as RFC 3339 text, or say the unit of the number: epoch='milliseconds'."
+        return "Send a time; of JSON numbers say the unit, as in epoch='milliseconds', and of Avro's the logical type."
     return f"Send a {of}, or declare the field otherwise."
 
 

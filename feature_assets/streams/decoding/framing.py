@@ -1,6 +1,8 @@
 """What stands before the datum in the value of a record."""
 
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NoReturn, TypeAlias
 
 TOMBSTONE: Final = (
     "It is null, which a log keeps to say that a key is gone. Remove the key's rows with: feature-assets erase"
@@ -24,3 +26,23 @@ def behind_id(value: bytes) -> tuple[int, bytes]:
             "or declare the format with framing='none'."
         )
     return int.from_bytes(value[1:_ID]), value[_ID:]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSchema:
+    """A schema: its kind ("AVRO", "PROTOBUF", "JSON"), its text, and the texts of those it needs, by name."""
+
+    kind: str
+    text: str
+    references: Mapping[str, str] = field(default_factory=dict)
+
+
+SchemaOf: TypeAlias = Callable[[int], FoundSchema]
+"""What knows schemas by their ids."""
+
+
+def no_schemas(number: int) -> NoReturn:
+    """Knows none: for formats that say all themselves."""
+    raise Unreadable(
+        f"It names schema {number}, and no schema registry is asked. Declare the format with framing='confluent'."
+    )
