@@ -82,6 +82,24 @@ class ServerSettings(BaseModel):
         return self
 
 
+class StreamSettings(BaseModel):
+    """Consumers of streams. A batch is published when it has so many rows or bytes, or its first record is so old."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: int = Field(20_000, gt=0, description="What a batch has at most.")
+    bytes: int = Field(16 << 20, gt=0, description="The same in bytes of keys, values and headers.")
+    seconds: float = Field(0.5, ge=0, description="How long a batch gathers records.")
+    on_lost: Literal["stop", "skip"] = Field(
+        "stop", description="Whether to go on where a stream no longer has what was to be read next."
+    )
+    dead_letter_bytes: int = Field(64 << 10, ge=0, description="What is kept of the value of a record that is no row.")
+    dead_letter_days: int = Field(30, gt=0, description="How long such records are kept.")
+    connections: dict[str, dict[str, SecretStr]] = Field(
+        {}, description="What leads to a log, by the name that sources call it; of Kafka the properties of librdkafka."
+    )
+
+
 def checked(server: ServerSettings, given: Mapping[str, Any]) -> ServerSettings:
     """The settings with some of them given otherwise.
 
@@ -134,6 +152,7 @@ class Settings(BaseSettings):
         None, description="The moment that ttl counts from, instead of the clock's: for a replay of old data."
     )
     server: ServerSettings = ServerSettings()
+    stream: StreamSettings = StreamSettings()
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Self:
@@ -190,6 +209,9 @@ def _reader(cls: type[Settings], file: Path | None) -> Any:
     return Reader
 
 
+_ROOMS: Mapping[str, type[BaseModel]] = {"server": ServerSettings, "stream": StreamSettings}
+
+
 def _explained(error: Exception, file: Path | None) -> str:
     if isinstance(error, tomllib.TOMLDecodeError):
         return f"{file} is not TOML: {error}."
@@ -204,7 +226,7 @@ def _explained(error: Exception, file: Path | None) -> str:
         # The environment wins over the file, so a variable that is set is the one that is wrong.
         place = variable if variable in os.environ else f"{file or 'the environment'}: '{name}'"
         if found["type"] == "extra_forbidden":
-            known = ServerSettings if parts[0] == "server" else Settings
+            known = _ROOMS.get(parts[0], Settings)
             lines.append(f"{place} is not a setting. Known: {', '.join(sorted(known.model_fields))}.")
         else:
             lines.append(f"{place}: {found['msg']}.")

@@ -25,6 +25,7 @@
     │   ├── RegistryConflict    another publisher changed the same object
     │   └── NotPublished        no registry has been published yet             (LookupError)
     ├── PublicationConflict     another publication of the partition won
+    ├── RecordsLost             a stream no longer has what was to be read next
     ├── NotReproducible         a saved training set cannot be rebuilt
     ├── TransformationRefused   an on-demand function is not the registered one
     ├── Unauthenticated         no valid token                                 (PermissionError)
@@ -237,6 +238,10 @@ class NotPublished(RegistryError, LookupError):
 
 class PublicationConflict(FeatureAssetsError):
     """Other publications of the same partitions kept winning; nothing of this one was written."""
+
+
+class RecordsLost(FeatureAssetsError):
+    """A stream does not have the records any more that come after what was published, or was made anew."""
 
 
 class NotReproducible(FeatureAssetsError):

@@ -19,7 +19,7 @@ import polars as pl
 from feature_assets.checks import CheckResult, RowCheck, Unique, run_checks
 from feature_assets.conform import Conformed, PartitionSlice, conformed
 from feature_assets.errors import ChecksFailed, StoreFull
-from feature_assets.offline import Commit, OfflineStore
+from feature_assets.offline import Commit, InJournal, OfflineStore
 from feature_assets.online.protocol import AppliedPublication, Metered, OnlineStore
 from feature_assets.settlement import (
     journal_entry,
@@ -339,7 +339,9 @@ def append(
         if entry not in seen:
             # Whoever reconciles has to know that there is such a journal before Delta has rows of it.
             online.write(view, no_rows(view), AppliedPublication(0, 0, {entry: 0}))
-    commit, found = offline.append(view, rows, journal=journal, metadata={"code_version": view.code_version})
+    commit, found = offline.append(
+        view, rows, numbered=InJournal(journal), metadata={"code_version": view.code_version}
+    )
     partitions = tuple(found.fresh[PARTITION].unique().sort())
     known = rows.height - found.fresh.height
     told = Appended(partitions, commit.version if commit else None, found.fresh.height, known)

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 import feature_assets
-from feature_assets.config import ServerSettings, Settings
+from feature_assets.config import ServerSettings, Settings, StreamSettings
 from tests.cli.test_help import commands
 from tests.docs.pages import ROOT, Page, pages
 from tests.docs.reader import Reader, alike, tutorial_project
@@ -126,7 +126,7 @@ def test_what_a_public_name_takes_is_as_it_is_listed(shown: str) -> None:
     thing = feature_assets
     for part in name.split("."):
         thing = getattr(thing, part)
-    scope: dict[str, Any] = {"timedelta": timedelta}
+    scope: dict[str, Any] = {"timedelta": timedelta, "JsonFormat": feature_assets.JsonFormat}
     exec(f"def listed({parameters}: ...", scope)  # noqa: S102 (to read it as Python reads it)
     listed = inspect.signature(scope["listed"])
     assert _plain(listed) == _plain(inspect.signature(thing))
@@ -162,12 +162,13 @@ def test_settings_are_listed_with_default_and_variable() -> None:
 def _settings() -> Iterator[tuple[str, str, str]]:
     """Every setting, its default as TOML, its variable."""
     for name, field in Settings.model_fields.items():
-        if name == "server":
+        if name in ("server", "stream"):
             continue
         default = "the file's folder" if name == "root" else _toml(field.default)
         yield name, default, f"FEATURE_ASSETS_{name.upper()}"
-    for name, field in ServerSettings.model_fields.items():
-        yield f"server.{name}", _toml(field.default), f"FEATURE_ASSETS_SERVER__{name.upper()}"
+    for room, settings in (("server", ServerSettings), ("stream", StreamSettings)):
+        for name, field in settings.model_fields.items():
+            yield f"{room}.{name}", _toml(field.default), f"FEATURE_ASSETS_{room.upper()}__{name.upper()}"
 
 
 def _toml(value: object) -> str:

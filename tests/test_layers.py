@@ -27,10 +27,11 @@ LAYERS = [
     },
     {"access", "registry", "offline", "online", "objects", "sources"},
     {"settlement", "publication", "push", "historical", "lookup", "training", "served", "remote", "store"},
-    {"assets", "server", "streams"},
+    {"streams"},
+    {"assets", "server"},
     {"cli", "testing"},
 ]
-SIBLINGS = {"assets", "server", "streams"}
+SIBLINGS = {"assets", "server"}
 
 ROOMS = {
     "dagster": {"assets", "cli"},
@@ -46,7 +47,7 @@ ROOMS = {
     "apsw": {"online/sqlite"},
     "obstore": {"objects"},
     "boto3": {"online/dynamodb"},
-    "confluent_kafka": {"streams"},
+    "confluent_kafka": {"streams/kafka.py", "streams/decoding"},
     "fastavro": {"streams/decoding"},
     "google.protobuf": {"streams/decoding"},
     "typer": {"cli"},

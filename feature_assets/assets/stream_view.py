@@ -12,7 +12,7 @@ from feature_assets.assets.metadata import metadata_for, sources_from_metadata
 from feature_assets.errors import DeclarationError
 from feature_assets.expressions import check_row_wise, to_data
 from feature_assets.intake import check_stream
-from feature_assets.spec import Expressions, Function, PushSource, Stream, StreamSource, ViewSpec
+from feature_assets.spec import Expressions, Function, Stream, StreamSource, ViewSpec
 from feature_assets.transformations import declared_function
 
 Transform: TypeAlias = Callable[[pl.LazyFrame], Any] | Mapping[str, pl.Expr]
@@ -65,8 +65,10 @@ def stream_feature_view(
     """
 
     def declare(function: Callable[..., Any]) -> StreamFeatureView:
-        if not isinstance(source, PushSource):
-            raise DeclarationError(f"@stream_feature_view takes source=PushSource(…), not {source!r}.")
+        if not isinstance(source, StreamSource):
+            raise DeclarationError(
+                f"@stream_feature_view takes source=PushSource(…) or KafkaSource(…), not {source!r}."
+            )
         if source.name == declaration.get("name", getattr(function, "__name__", "")):
             raise DeclarationError(
                 f"View '{source.name}' takes the rows of a source of its own name, and both are nodes of one graph. "

@@ -4,6 +4,7 @@
 - `table`: opening, making and widening it; what is declared against what is stored
 - `files`: data files with bounds
 - `commits`: the one way to commit
+- `pushes`: rows added to what is there, each once; `positions`: by what numbers
 - `changes`: replace, drop, erase, compact
 - `reading`: scan, latest
 - `upkeep`: vacuum
@@ -14,7 +15,21 @@
 
 from feature_assets.offline.commits import CommitInfo, next_publication
 from feature_assets.offline.foreign import scan_table
+from feature_assets.offline.positions import InJournal, Moved, Overtaken, Reached, stream_journal
 from feature_assets.offline.pushes import comparable
 from feature_assets.offline.store import Commit, OfflineState, OfflineStore
 
-__all__ = ["Commit", "CommitInfo", "OfflineState", "OfflineStore", "comparable", "next_publication", "scan_table"]
+__all__ = [
+    "Commit",
+    "CommitInfo",
+    "InJournal",
+    "Moved",
+    "OfflineState",
+    "OfflineStore",
+    "Overtaken",
+    "Reached",
+    "comparable",
+    "next_publication",
+    "scan_table",
+    "stream_journal",
+]

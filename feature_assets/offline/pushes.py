@@ -1,15 +1,17 @@
 """Pushed rows added to the partitions that their event times belong to, each exactly once.
 
-Three things tell a row that is there already. The commit that put it in carries the last sequence number of its journal,
-so that a commit whose answer was lost, or whose process died, is not made again. An event id is found among the pushed
-rows. Where none was given, a row that is equal in every column is the same row. Appends name one transaction of the
-application, so whoever commits has seen all that others pushed before.
+Three things tell a row that is there already. The commit that put it in carries its number (`positions`), so that a commit
+whose answer was lost, or whose process died, is not made again. An event id is found among the pushed rows. Where none was
+given, a row that is equal in every column is the same row; of a stream, whose records have numbers that stay theirs, only
+if a materialisation has put it in. Appends name one transaction of the application, so whoever commits has seen all that
+others pushed before.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal, TypeAlias
 
 import polars as pl
 from deltalake import DeltaTable
@@ -17,6 +19,7 @@ from deltalake import DeltaTable
 from feature_assets.offline.commits import Swap, next_publication
 from feature_assets.offline.files import PUSHED, files_of, rows_of, written
 from feature_assets.offline.place import Place
+from feature_assets.offline.positions import InJournal, Moved, Overtaken
 from feature_assets.spec import EVENT_ID, PARTITION, PUBLICATION, SEQUENCE, ViewSpec
 from feature_assets.types import FeatureType, Float32, Float64, ListType, MapType, StructType, VectorType
 
@@ -28,9 +31,9 @@ _ROW = "__row"
 _MILLISECOND = timedelta(milliseconds=1)
 
 
-def journal_application(journal: str) -> str:
-    """The id of the application transaction whose version is the last sequence number of a journal that is in the table."""
-    return f"feature-assets/push/{journal}"
+KnownBy: TypeAlias = Literal["content", "position", "number"]
+"""How rows without an event id are known that come again under another number: pushed ones by their content; records of a
+stream, if a materialisation has put them in; or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +48,31 @@ class Appending:
     """Prepares the swap that adds rows; `sorted_rows` says afterwards what became of them.
 
     Args:
-        rows: conformed, with `__partition`, `__event` and `__sequence`, in the order of the journal.
-        seen: remembers event ids from one append to the next; None where rows come again by their numbers alone.
+        rows: conformed, with `__partition`, `__event` and `__sequence`, in the order of their numbers.
+        seen: remembers event ids from one append to the next.
     """
 
     def __init__(
-        self, place: Place, view: ViewSpec, rows: pl.DataFrame, journal: str, seen: "SeenEvents | None"
+        self,
+        place: Place,
+        view: ViewSpec,
+        rows: pl.DataFrame,
+        numbering: InJournal | Moved,
+        known_by: KnownBy,
+        seen: "SeenEvents",
     ) -> None:
         self._place, self._view, self._rows, self._seen = place, view, rows, seen
-        self._application = journal_application(journal)
+        self._numbering, self._known_by = numbering, known_by
         self.sorted_rows = Sorted(_numbered(view, rows.clear(), 0), rows.clear())
 
     def __call__(self, table: DeltaTable, former: Swap | None) -> Swap | None:
-        done = table.transaction_version(self._application)
-        late = self._rows.filter(pl.col(SEQUENCE) > done) if done is not None else self._rows
-        recovered = self._rows.filter(pl.col(SEQUENCE) <= done) if done is not None else self._rows.clear()
+        late = self._late(table, former)
+        if late is None:
+            self.sorted_rows = Sorted(self.sorted_rows.fresh.clear(), self._rows)
+            return None
+        recovered = self._rows.clear()
+        if late.height < self._rows.height:
+            recovered = self._rows.join(late, on=SEQUENCE, how="anti", maintain_order="left")
         fresh = self._unknown(table, late)
         before = self.sorted_rows.fresh.drop(PUBLICATION)
         if former is not None and before.equals(fresh):
@@ -69,11 +82,22 @@ class Appending:
         files = files_of(table)
         number = next_publication(int(files["publication"].max() or 0))  # type: ignore[arg-type]
         self.sorted_rows = Sorted(_numbered(self._view, fresh, number), recovered)
-        if fresh.is_empty():
+        if fresh.is_empty() and not self._numbering.moves:
             return None
-        return self._swap(number, int(late[SEQUENCE].max()), files.clear())  # type: ignore[arg-type]
+        return self._swap(number, self._numbering.transactions(table, late, number), files.clear())
 
-    def _swap(self, number: int, sequence: int, nothing: pl.DataFrame) -> Swap:
+    def _late(self, table: DeltaTable, former: Swap | None) -> pl.DataFrame | None:
+        try:
+            late = self._numbering.late(table, self._rows)
+        except Overtaken:
+            if former is not None:
+                former.discard(self._place)
+            raise
+        if late is None and former is not None:
+            former.discard(self._place)
+        return late
+
+    def _swap(self, number: int, said: Mapping[str, int], nothing: pl.DataFrame) -> Swap:
         fresh = self.sorted_rows.fresh
         partitions = fresh[PARTITION].unique().sort().to_list()
         casts = [pl.col(name).cast(of.delta) for name, of in self._view.types.items() if of.delta != of.polars]
@@ -82,16 +106,16 @@ class Appending:
             kind="append",
             partitions=dict.fromkeys(partitions, number),
             publication=number,
-            added=written(self._place, self._view, stored, partitions),
+            added=written(self._place, self._view, stored, partitions) if partitions else (),
             removed=nothing,
             rows=fresh.height,
-            transactions={_PUSHES: number, self._application: sequence},
+            transactions={_PUSHES: number, **said},
             told=_told(self._view, fresh),
         )
 
     def _unknown(self, table: DeltaTable, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows that are neither in the table nor further up, in their order."""
-        if rows.is_empty() or self._seen is None:
+        if rows.is_empty() or self._known_by == "number":
             return rows
         rows = rows.with_row_index(_ROW)
         named, plain = rows.filter(pl.col(EVENT_ID).is_not_null()), rows.filter(pl.col(EVENT_ID).is_null())
@@ -101,8 +125,10 @@ class Appending:
             named = named.join(self._seen.among(self._place, table, named[EVENT_ID]), on=EVENT_ID, how="anti")
             # Another event than any that was pushed; but what a materialisation has put in may be itself.
             named = self._not_stored(table, named, replaced_only=True)
-        plain = self._not_stored(table, plain, replaced_only=False)
+        plain = self._not_stored(table, plain, replaced_only=self._known_by == "position")
         both = pl.concat([named, plain]).sort(_ROW)
+        if self._known_by == "position":
+            return both.drop(_ROW)
         earliest = comparable(self._view, both).to_struct().is_first_distinct()
         return both.filter(earliest | both[EVENT_ID].is_not_null()).drop(_ROW)
 

@@ -13,7 +13,8 @@ from feature_assets.offline.changes import check_keys, check_rows, compacting, d
 from feature_assets.offline.commits import CommitInfo, Landed, committed, history
 from feature_assets.offline.files import check_partitions, files_of
 from feature_assets.offline.place import Place
-from feature_assets.offline.pushes import Appending, SeenEvents, Sorted, journal_application
+from feature_assets.offline.positions import InJournal, Moved, Reached, journal_application, reached
+from feature_assets.offline.pushes import Appending, KnownBy, SeenEvents, Sorted
 from feature_assets.offline.reading import latest, refuse_vacuumed, scanned
 from feature_assets.offline.table import needed, opened, widened
 from feature_assets.offline.upkeep import vacuumed
@@ -184,34 +185,41 @@ class OfflineStore:
         view: ViewSpec,
         rows: pl.DataFrame,
         *,
-        journal: str,
+        numbered: InJournal | Moved,
         metadata: Mapping[str, str],
-        known_by: Literal["content", "journal"] = "content",
+        known_by: KnownBy = "content",
     ) -> tuple[Commit | None, Sorted]:
         """Add pushed rows to their partitions in one commit, each exactly once; beside any other writer.
 
-        Makes the table first if there is none. What the commit that carried a sequence number has put in is known by it,
-        whatever became of its answer; what was pushed before, by another process too, is known by its event id, or by
-        being equal in every column.
+        Makes the table first if there is none. What the commit that carried a number has put in is known by it, whatever
+        became of its answer; what was pushed before, by another process too, is known by its event id, or by being equal in
+        every column.
 
         Args:
-            rows: conformed, with `__partition`, `__event` and `__sequence`, in the order of the journal.
-            journal: the id of the journal that numbers them.
+            rows: conformed, with `__partition`, `__event` and `__sequence`, in the order in which they came.
+            numbered: the journal of pushes that numbers them, or how far in a stream they lead; of a stream there may be
+                none, and the commit says how far it has been read.
             metadata: kept in the commit.
-            known_by: with "journal" a row comes again by its sequence number alone, and nothing that is stored is looked at.
+            known_by: see `KnownBy`.
 
         Returns:
-            The commit, None if all rows were known; and which rows are `fresh`, with their publications, and which were
-            `recovered`: put in by an earlier attempt.
+            The commit, None if there was nothing to commit; and which rows are `fresh`, with their publications, and which
+            were `recovered`: put in by an earlier attempt.
 
-        Raises: as `replace`.
+        Raises: as `replace`, and
+            Overtaken: another consumer of the stream was first.
         """
         place = self._place(view)
         check_rows(view, rows.lazy(), {EVENT_ID: pl.String(), SEQUENCE: pl.Int64()})
         check_partitions(view, rows[PARTITION].unique())
-        appending = Appending(place, view, rows, journal, self._seen if known_by == "content" else None)
+        appending = Appending(place, view, rows, numbered, known_by, self._seen)
         landed = committed(place, appending, widened(place, view, for_pushes=True), metadata)
         return _told(landed) if landed else None, appending.sorted_rows
+
+    def streamed(self, view: ViewSpec, source: str, shards: Sequence[str]) -> dict[str, Reached]:
+        """How far the table has the records of each of these shards of a stream."""
+        table = opened(self._place(view))
+        return {shard: reached(table, source, shard) if table else Reached() for shard in shards}
 
     def pushed(self, view: ViewSpec, journal: str) -> int | None:
         """The last sequence number of a journal whose rows are in the table; None if there are none."""

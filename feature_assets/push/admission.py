@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain, repeat
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import msgspec
 import polars as pl
@@ -24,7 +24,7 @@ from feature_assets.offline import comparable
 from feature_assets.publication import admitted_checks
 from feature_assets.push.plain import PlainRows
 from feature_assets.registry import Registry
-from feature_assets.spec import EVENT_ID, PARTITION, StreamSource, ViewSpec, canonical_json
+from feature_assets.spec import EVENT_ID, PARTITION, PushSource, StreamSource, ViewSpec, canonical_json
 from feature_assets.windows import slices_of
 
 PUSH: Final = "__push"
@@ -194,7 +194,12 @@ class _Inlet:
     """A source as pushes meet it: its fields, and the views that take its rows; or one view by its own columns."""
 
     def __init__(self, registry: Registry, name: str, only: str | None, modules: Sequence[str]) -> None:
-        source: StreamSource = registry.stream_source(name)
+        source = registry.stream_source(name)
+        if not isinstance(source, PushSource):
+            raise RequestError(
+                f"The rows of '{name}' come from a log that consumers read, and it takes no others. Send records there, or push "
+                "to a PushSource."
+            )
         views = tuple(view for view in registry.fed_by(name) if only in (None, view.name))
         if not views:
             raise RequestError(f"No view takes the rows of '{name}'. Declare one with @stream_feature_view(source=…).")
@@ -293,16 +298,24 @@ class _Inlet:
 
 
 class Recipient:
-    """A view that takes the rows of a source. `declaration` is it, as JSON."""
+    """A view that takes the rows of a source. `declaration` is it, as JSON.
+
+    `row_wise`: each row is made of one; `together`: what is asked of one does not depend on those beside it; `plain`: where
+    nothing is wrong, that is seen at once.
+    """
+
+    known_by_content: ClassVar[bool] = True
+    """Whether rows whose created time is that of their coming are known again by all else."""
 
     def __init__(self, view: ViewSpec, source: StreamSource, place: str, modules: Sequence[str]) -> None:
         self.view, self.declaration, self.source = view, canonical_json(view), source.name
         transformed = view.stream is not None and view.stream.transform is not None
         self._maker = f"{f'in the transform of {view.name}, or ' if transformed else ''}before pushing to {place}"
-        self._row_wise = is_row_wise(view)
+        self.row_wise = is_row_wise(view)
         self._transform = compiled(view, modules)
         self._plain = PlainRows(view)
-        self.together = self._row_wise and self._plain.together
+        self.plain = self._plain.by_time
+        self.together = self.row_wise and self._plain.together
 
     def rows(self, frame: pl.DataFrame, now: datetime, *, alone: bool) -> pl.DataFrame | None:
         """The rows that the view makes of those of its source, conformed and checked.
@@ -314,8 +327,8 @@ class Recipient:
             ChecksFailed: a check of error severity failed.
         """
         view = self.view
-        made = self._transform(frame if self._row_wise else frame.drop(PUSH))
-        if not self._row_wise:
+        made = self._transform(frame if self.row_wise else frame.drop(PUSH))
+        if not self.row_wise:
             made = self._with_ids(made, frame)
         created = view.created_timestamp
         told_now = created is not None and created not in made.columns
@@ -324,7 +337,7 @@ class Recipient:
         rows = self._plain.of(made, now, _ALONG)
         if rows is None and alone:
             rows = self._by_contract(made, now)
-        if rows is not None and told_now:
+        if rows is not None and told_now and self.known_by_content:
             rows = rows.with_columns(_content_ids(view, rows))
         return rows if rows is None or not view.row_filter else rows.with_columns(_own_ids(view))
 

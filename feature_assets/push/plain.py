@@ -39,7 +39,9 @@ _FEW: Final = 512
 
 
 class PlainRows:
-    """The rows of one view. `together`: whether what is asked of a row does not depend on the rows beside it."""
+    """The rows of one view. `together`: whether what is asked of a row does not depend on the rows beside it; `by_time`:
+    whether time alone tells partitions apart, else nothing is plain.
+    """
 
     def __init__(self, view: ViewSpec) -> None:
         self._view = view
@@ -48,8 +50,8 @@ class PlainRows:
         checks = [one for one in view.checks if isinstance(one, RowCheck) and not isinstance(one, Unique)]
         self.together = all(map(_is_row_wise, checks))
         self._failing = [one.failing().any().alias(str(at)) for at, one in enumerate(checks)]
-        # Where other columns than time tell partitions apart, those are joined in, which `conform` does.
-        self._by_time = all(isinstance(one, TimePartitions) for one in view.partitions.values())
+        # Those that others tell apart are joined in, which `conform` does.
+        self.by_time = all(isinstance(one, TimePartitions) for one in view.partitions.values())
         self._casts: dict[tuple[pl.DataType, ...], tuple[list[pl.Expr], list[pl.Expr]] | None] = {}
 
     def of(self, frame: pl.DataFrame, now: datetime, along: Sequence[str]) -> pl.DataFrame | None:
@@ -60,7 +62,7 @@ class PlainRows:
             now: the present (UTC).
             along: columns that come along as they are; rows that differ in them are not duplicates.
         """
-        columns = self._cast(frame) if self._by_time else None
+        columns = self._cast(frame) if self.by_time else None
         if columns is None or any(columns[key].null_count() for key in self._keys):
             return None
         events = columns[self._view.event_timestamp]

@@ -19,7 +19,7 @@ import polars as pl
 from feature_assets.errors import DeclarationError, FeatureAssetsError, StoreError
 from feature_assets.lookup import OnlineResponse
 from feature_assets.lookup.entities import EntityReader
-from feature_assets.offline import OfflineStore
+from feature_assets.offline import InJournal, OfflineStore
 from feature_assets.served.shape import DAY, REGISTRY, REQUEST_ID, REQUEST_ROW, SERVED_AT, LogShape
 from feature_assets.spec import EVENT_ID, PARTITION, SEQUENCE
 from feature_assets.types import FeatureType, Int64, String, Timestamp
@@ -155,7 +155,11 @@ class ServedLog:
             try:
                 # No request comes twice, so nothing that is stored has to be compared with it.
                 self._offline.append(
-                    shape.at(version), numbered, journal=journal.id, metadata={"kind": "served"}, known_by="journal"
+                    shape.at(version),
+                    numbered,
+                    numbered=InJournal(journal.id),
+                    metadata={"kind": "served"},
+                    known_by="number",
                 )
             except DeclarationError:
                 if version == _SHAPES - 1:

@@ -15,7 +15,9 @@ from feature_assets.spec import (
     Field,
     FileSource,
     Function,
+    KafkaSource,
     OnDemandViewSpec,
+    RecordSource,
     RequestSource,
     ServiceSpec,
     SqlSource,
@@ -279,7 +281,10 @@ def _request(source: RequestSource) -> Json:
 def _source_type(source: Any) -> str:
     if isinstance(source, FileSource | DeltaSource):
         return "BATCH_FILE"
-    return "CUSTOM_SOURCE" if isinstance(source, SqlSource) else type(source).__name__.removesuffix("Source").upper()
+    if isinstance(source, SqlSource):
+        return "CUSTOM_SOURCE"
+    kind = type(source).__name__.removesuffix("Source").upper()
+    return f"STREAM_{kind}" if isinstance(source, RecordSource) else kind
 
 
 def _source_options(source: Any) -> Json:
@@ -287,6 +292,8 @@ def _source_options(source: Any) -> Json:
         return {"fileOptions": {"uri": source.path, "fileFormat": source.format}}
     if isinstance(source, DeltaSource):
         return {"fileOptions": {"uri": source.path, "fileFormat": "delta"}}
+    if isinstance(source, KafkaSource):
+        return {"kafkaOptions": {"topic": ",".join(source.topics)}}
     return (
         {"sqlOptions": {"query": source.query, "connection": source.connection}}
         if isinstance(source, SqlSource)

@@ -1,12 +1,17 @@
 """Where rows come from."""
 
 import re
+from collections.abc import Sequence
 from typing import Literal
+
+import msgspec
 
 from feature_assets.errors import DeclarationError
 from feature_assets.spec.base import Field, Spec, check_distinct, check_name
-from feature_assets.types import String
+from feature_assets.spec.formats import Format, JsonFormat
+from feature_assets.types import String, Timestamp
 
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -97,16 +102,104 @@ class PushSource(Source, frozen=True, kw_only=True, tag="push"):
                 "to batch_source."
             )
         check_distinct((field.name for field in self.schema), place, "field")
-        if self.event_id is not None:
-            check_name(f"{place}: event_id", self.event_id)
-            types = {field.name: field.type for field in self.schema}
-            if types.get(self.event_id, String) != String:
+        _check_event_id(place, self.event_id, self.schema)
+
+
+def _check_event_id(place: str, event_id: str | None, schema: Sequence[Field]) -> None:
+    if event_id is None:
+        return
+    check_name(f"{place}: event_id", event_id)
+    types = {field.name: field.type for field in schema}
+    if types.get(event_id, String) != String:
+        raise DeclarationError(f"{place}: the event id '{event_id}' is a {types[event_id]}; declare a String.")
+
+
+_JSON = JsonFormat()
+
+
+class RecordSource(Source, frozen=True, kw_only=True):
+    """Records of a log, such as a topic has: a value, mostly a key, and the time that the log gave it.
+
+    `connection` names the `[stream.connections.…]` of the settings that leads there, with addresses and secrets. `value`
+    says how values are written and `schema` which fields a record has; left out, they are the columns of the views that
+    take the rows. The field `key_field` is not in the value but is the record's key, `time_field` the time that the log
+    has for it; a created timestamp that no field brings is that time too. `event_id` and `batch_source` are as of a
+    `PushSource`. A shard of which nothing has been published is read from its first record on, or with `start="latest"`
+    from what comes then.
+    """
+
+    connection: str
+    value: Format = _JSON
+    schema: tuple[Field, ...] = ()
+    key_field: str | None = None
+    time_field: str | None = None
+    event_id: str | None = None
+    batch_source: BatchSource | None = None
+    start: Literal["earliest", "latest"] = "earliest"
+
+    def __post_init__(self) -> None:
+        Source.__post_init__(self)
+        place = f"{type(self).__name__} '{self.name}'"
+        check_name(f"{place}: connection", self.connection)
+        if self.value == _JSON:
+            # What canonical JSON leaves out is the default itself, not what equals it.
+            msgspec.structs.force_setattr(self, "value", _JSON)
+        if self.timestamp_field is not None:
+            raise DeclarationError(
+                f"{place}: nothing cuts records to a window, so timestamp_field= says nothing. Leave it out, or give it to "
+                "batch_source; time_field= names the field that gets the time of the record."
+            )
+        check_distinct((field.name for field in self.schema), place, "field")
+        check_distinct(self.beside_value, place, "field of the record")
+        _check_event_id(place, self.event_id, self.schema)
+        types = {field.name: field.type for field in self.schema}
+        if types and (odd := [name for name in self.beside_value if name not in types]):
+            raise DeclarationError(f"{place}: the schema has no field '{odd[0]}'. It has: {', '.join(types)}.")
+        if types.get(self.time_field or "", Timestamp) != Timestamp:
+            raise DeclarationError(
+                f"{place}: '{self.time_field}', the time of a record, is a {types[self.time_field or '']}; declare a Timestamp."
+            )
+
+    @property
+    def beside_value(self) -> tuple[str, ...]:
+        """The fields that do not come from the value of a record."""
+        return tuple(name for name in (self.key_field, self.time_field) if name is not None)
+
+
+class KafkaSource(RecordSource, frozen=True, kw_only=True, tag="kafka"):
+    """Records of Kafka topics. `header_fields` leads from a field to the name of the header that it is taken from.
+
+    `group` is the consumer group, "feature-assets.<name>" if none is given; its offsets only tell how far consumers are,
+    for they go on from where the tables of the views are.
+    """
+
+    topics: tuple[str, ...]
+    header_fields: dict[str, str] = {}
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        RecordSource.__post_init__(self)
+        place = f"KafkaSource '{self.name}'"
+        if not self.topics:
+            raise DeclarationError(f"{place} has no topics; name one: topics=['orders'].")
+        for topic in self.topics:
+            if not _TOPIC.fullmatch(topic) or topic in (".", ".."):
                 raise DeclarationError(
-                    f"{place}: the event id '{self.event_id}' is a {types[self.event_id]}; declare a String."
+                    f"{place}: {topic!r} is no topic: 1 to 249 letters, digits, dots, hyphens and underscores."
                 )
+        if len(set(self.topics)) < len(self.topics):
+            raise DeclarationError(f"{place} names a topic twice. Name each once.")
+
+    @property
+    def beside_value(self) -> tuple[str, ...]:
+        """The fields that do not come from the value of a record."""
+        return (*RecordSource.beside_value.fget(self), *self.header_fields)  # type: ignore[attr-defined]
 
 
-StreamSource = PushSource
+LogSource = KafkaSource
+"""What consumers read."""
+
+StreamSource = PushSource | LogSource
 """What rows come from by themselves."""
 
 AnySource = BatchSource | StreamSource

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_assets.offline import OfflineStore
+from feature_assets.offline import InJournal, OfflineStore
 from feature_assets.offline import store as store_module
 from feature_assets.spec import EVENT_ID, PARTITION, PUBLICATION, SEQUENCE, Entity, Field, ViewSpec
 from feature_assets.types import UUID, Bytes, Date, Float32, Float64, Int64, Json, List, Map, String, Struct, Vector
@@ -31,7 +31,7 @@ def pushed(
 
 
 def push(store: OfflineStore, rows: pl.DataFrame, journal: str = "j1", view: ViewSpec = WEATHER) -> Any:
-    return store.append(view, rows, journal=journal, metadata={})
+    return store.append(view, rows, numbered=InJournal(journal), metadata={})
 
 
 def events(store: OfflineStore) -> list[str | None]:
@@ -207,7 +207,7 @@ def test_equal_is_equal_bit_for_bit(store: OfflineStore, name: str) -> None:
     nan = {"f64": float("nan"), "f32": float("nan")}
     for number, values in enumerate([_ONE, {**_ONE, name: _OTHER[name]}, {**_ONE, name: None}, {**_ONE, **nan}]):
         for turn in (0, 1):
-            commit, _ = store.append(VALUES, _valued(values), journal=f"{number}-{turn}", metadata={})
+            commit, _ = store.append(VALUES, _valued(values), numbered=InJournal(f"{number}-{turn}"), metadata={})
             assert (commit is None) == bool(turn), (values, turn)
 
 

@@ -1,0 +1,238 @@
+"""The loop of one consumer: gather a batch, publish it, go on. It knows no Kafka and no Kinesis.
+
+One thread does it all. While a batch is published nothing is read, and what the log's client reads ahead is bounded, so a
+store that is slow slows down the reading and not more than a batch is held. While a store is away the batch is tried again,
+and the group is told meanwhile that this member lives. A shard is given up when the records of it that have been gathered
+are published, or dropped: whoever has it next reads them again.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from feature_assets.errors import FeatureAssetsError, PublicationConflict, RecordsLost, StoreError
+from feature_assets.offline import Overtaken
+from feature_assets.streams.log import Log, Records, Shard
+from feature_assets.streams.sink import Batch, Sink
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_LONGEST_POLL: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a batch has at most, and how long it gathers."""
+
+    rows: int = 20_000
+    bytes: int = 16 << 20
+    seconds: float = 0.5
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a consumer has done since it began: batches, failures of stores, records that were lost before it could read
+    them. `overtaken` counts how often another consumer was first.
+    """
+
+    batches: int = 0
+    records: int = 0
+    failures: int = 0
+    overtaken: int = 0
+    lost: int = 0
+    shards: set[Shard] = field(default_factory=set)
+    waiting_since: float | None = None
+    error: str = ""
+
+
+class Consumer:
+    """Reads the shards that its group gives it, and publishes what it reads.
+
+    Args:
+        opened: makes the log; given the listener, which is this.
+        start: of shards of which a view has nothing.
+        on_lost: whether to go on where records are lost.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        sink: Sink,
+        opened: Callable[["Consumer"], Log],
+        *,
+        limits: Limits | None = None,
+        start: Literal["earliest", "latest"] = "earliest",
+        on_lost: Literal["stop", "skip"] = "stop",
+    ) -> None:
+        self._source, self._sink, self._limits = source, sink, limits or Limits()
+        self._start, self._on_lost = start, on_lost
+        self._gathered, self._due = Records(), 0.0
+        self._batch: Batch | None = None
+        self._failed: FeatureAssetsError | None = None
+        self._publishing = False
+        self.progress = Progress()
+        self._log = opened(self)
+
+    def run(self, stop: threading.Event) -> None:
+        """Consume until told to stop; what has been gathered by then is published.
+
+        Raises:
+            RecordsLost: a shard no longer has what comes next.
+            FeatureAssetsError: what does not pass by itself: a declaration, a setting, a function.
+        """
+        try:
+            while not stop.is_set():
+                self.step()
+            self._flush(patient=False)
+        finally:
+            self._log.close()
+
+    def step(self) -> None:
+        """Read what there is, and publish the batch if it is full or its time has come."""
+        limits, gathered = self._limits, self._gathered
+        wait = _LONGEST_POLL if not len(gathered) else max(0.0, min(_LONGEST_POLL, self._due - time.monotonic()))
+        read = self._log.poll(limits.rows - len(gathered), max(1, limits.bytes - gathered.bytes), wait)
+        self._raise_failed()
+        if len(read):
+            if not len(self._gathered):
+                self._due = time.monotonic() + limits.seconds
+            self._gathered.extend(read)
+        if self._is_due():
+            self._flush(patient=True)
+            self._raise_failed()
+
+    def _is_due(self) -> bool:
+        gathered, limits = self._gathered, self._limits
+        if not len(gathered):
+            return False
+        return len(gathered) >= limits.rows or gathered.bytes >= limits.bytes or time.monotonic() >= self._due
+
+    def _raise_failed(self) -> None:
+        # Raised in the callbacks of a client it might be swallowed there.
+        if self._failed is not None:
+            raise self._failed
+
+    def _flush(self, *, patient: bool) -> None:
+        """Publish what has been gathered; a patient one tries until it is, or another member has the shards.
+
+        One that is not drops what a store does not take now: it is read again.
+        """
+        pause = _FIRST_PAUSE
+        self._publishing = True
+        try:
+            while len(self._gathered):
+                try:
+                    self._publish()
+                except Overtaken as error:
+                    self._look_again(error, seek=patient)
+                except (StoreError, PublicationConflict) as error:
+                    self.progress.failures += 1
+                    self.progress.error = str(error)
+                    log.warning("a batch waits source=%s error=%s: %s", self._source, type(error).__name__, error)
+                    if not patient:
+                        self._drop(set(self._gathered.shards))
+                        return
+                    self._log.idle(pause)
+                    self._raise_failed()
+                    pause = min(_LONGEST_PAUSE, pause * 2)
+                else:
+                    self.progress.error = ""
+        finally:
+            self._publishing = False
+
+    def _publish(self) -> None:
+        if self._batch is None:
+            self._batch = self._sink.batch(self._gathered)
+        self._sink.publish(self._batch)
+        done = {shard: at for shard in set(self._gathered.shards) if (at := self._sink.reached(shard)) is not None}
+        self.progress.batches += 1
+        self.progress.records += len(self._gathered)
+        self._gathered, self._batch = Records(), None
+        self._log.commit(done)
+
+    def _look_again(self, error: Overtaken, *, seek: bool) -> None:
+        """Somebody else has published from these shards. If they are still ours, go on from where he got to."""
+        self.progress.overtaken += 1
+        log.warning("overtaken source=%s: %s", self._source, error)
+        shards = set(self._gathered.shards)
+        self._drop(shards)
+        if not seek:
+            return
+        for shard, after in self._begun(sorted(shards & self.progress.shards)).items():
+            self._log.seek(shard, after)
+
+    def _drop(self, shards: set[Shard]) -> None:
+        """Forget what has been gathered of these shards."""
+        if not shards.isdisjoint(self._gathered.shards):
+            kept = [place for place, shard in enumerate(self._gathered.shards) if shard not in shards]
+            self._gathered, self._batch = self._gathered.chosen(kept), None
+
+    def _begun(self, shards: Sequence[Shard]) -> Mapping[Shard, int | None]:
+        """After which position to read each shard: where the tables are, if it still has what comes then."""
+        found = dict(self._sink.assigned(shards))
+        for shard in shards:
+            bounds = self._log.bounds(shard)
+            if bounds is None:
+                continue
+            known = self._sink.known(shard)
+            if known and max(known) > bounds.end - 1:
+                raise RecordsLost(
+                    f"Shard {shard} of '{self._source}' ends before position {bounds.end}, and what is published is up to "
+                    f"{max(known)}: the stream was made anew, or cut off. To read what it has now, run: "
+                    f"feature-assets stream seek {self._source} --to earliest"
+                )
+            if known and min(known) + 1 < bounds.first:
+                self._skip(shard, min(known), bounds.first)
+            if found[shard] is None and self._start == "latest":
+                # What comes from now on is read, whenever that is: so where it begins is kept.
+                self._sink.place(shard, bounds.end - 1)
+                found[shard] = self._sink.reached(shard)
+            after = found[shard]
+            if after is not None and after + 1 < bounds.first:
+                found[shard] = bounds.first - 1
+        return found
+
+    def _skip(self, shard: Shard, after: int, first: int) -> None:
+        told = (
+            f"Shard {shard} of '{self._source}' begins at position {first}, and what is published is up to {after}: what lay "
+            "between was removed before it was read."
+        )
+        if self._on_lost == "stop":
+            raise RecordsLost(
+                f"{told} To go on without it, run: feature-assets stream seek {self._source} --to earliest; or set "
+                'on_lost = "skip" in [stream].'
+            )
+        self.progress.lost += first - after - 1
+        log.error("records lost source=%s shard=%s after=%d first=%d: %s", self._source, shard, after, first, told)
+
+    # What the log calls.
+
+    def assigned(self, shards: Sequence[Shard]) -> Mapping[Shard, int | None]:
+        """See `Listener`."""
+        self.progress.shards.update(shards)
+        try:
+            return self._begun(shards)
+        except FeatureAssetsError as error:
+            self._failed = error
+            return {}
+
+    def revoked(self, shards: Sequence[Shard]) -> None:
+        """See `Listener`."""
+        if self._publishing:
+            self._drop(set(shards))
+        else:
+            try:
+                self._flush(patient=False)
+            except FeatureAssetsError as error:
+                self._failed = error
+        self.lost(shards)
+
+    def lost(self, shards: Sequence[Shard]) -> None:
+        """See `Listener`."""
+        self._drop(set(shards))
+        self._sink.given_up(shards)
+        self.progress.shards.difference_update(shards)

@@ -1,0 +1,337 @@
+"""From a batch of records to the stores, each record exactly once.
+
+How far a table has the records of a shard stands in the table, put there by the commits that brought them. A commit that
+begins elsewhere is refused (`offline.positions`), so it does not matter who else takes himself for the owner of a shard, and
+a consumer goes on from where the tables are. Dead letters go first: what is behind a view's position is in the view, or
+among them.
+
+Online rows follow their commit, as those of pushes do. A death in between shows, for the ledger has an entry per shard with
+the number of the last commit that it reflects; whoever owns the shard next finishes it first.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+import polars as pl
+
+from feature_assets.errors import FeatureAssetsError
+from feature_assets.offline import Moved, OfflineStore, stream_journal
+from feature_assets.online.protocol import AppliedPublication, OnlineStore
+from feature_assets.push.admission import PUSH
+from feature_assets.settlement import journal_entry, key_frame, latest_rows, no_rows, reflect_pushes, settle
+from feature_assets.spec import EVENT_ID, PARTITION, PUBLICATION, SEQUENCE, ViewSpec
+from feature_assets.streams import dead_letters
+from feature_assets.streams.admission import Intake
+from feature_assets.streams.dead_letters import DeadLetter
+from feature_assets.streams.log import Records, Shard
+
+log = logging.getLogger(__name__)
+
+_CROWDED: Final = 32
+
+Positions = Mapping[Shard, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Where records go."""
+
+    offline: OfflineStore
+    online: OnlineStore | None
+    letters: OfflineStore
+    most_bytes: int = 64 << 10
+
+
+@dataclass(slots=True)
+class Part:
+    """What a batch brings to one table: a view's rows, or dead letters; and by shard the last position it is done with."""
+
+    after: Mapping[Shard, int]
+    rows: pl.DataFrame | None = None
+    letters: Sequence[DeadLetter] = ()
+
+
+@dataclass(slots=True)
+class Batch:
+    """Records that were read and admitted, on their way. `views` and `channels` lose what has been published."""
+
+    records: Records
+    read_at: datetime
+    views: dict[str, Part]
+    channels: dict[str, Part]
+    tombstones: int
+
+
+@dataclass(slots=True)
+class Published:
+    """What has been published, in rows and records."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    letters: int = 0
+    tombstones: int = 0
+    watermarks: dict[str, datetime] = field(default_factory=dict)
+
+
+class Sink:
+    """The tables that the records of one source go to, and how far each of them is. For one thread at a time."""
+
+    def __init__(self, intake: Intake, stores: Stores) -> None:
+        self._intake, self._stores = intake, stores
+        self._source = intake.source.name
+        self._views = {view.name: view for view in intake.views}
+        self._channels: dict[str, ViewSpec | None] = {dead_letters.channel(self._source, None): None}
+        self._channels |= {dead_letters.channel(self._source, view): view for view in intake.views}
+        self._at: dict[str, dict[Shard, int | None]] = {name: {} for name in (*self._views, *self._channels)}
+        self.published = Published()
+
+    def assigned(self, shards: Sequence[Shard]) -> dict[Shard, int | None]:
+        """Look how far the tables are in these shards, and finish what a death has left between the stores.
+
+        Returns by shard how far all views are: None where one has nothing of it.
+        """
+        names = [str(shard) for shard in shards]
+        for name, view in self._views.items():
+            found = self._stores.offline.streamed(view, self._source, names)
+            self._at[name] |= {shard: found[str(shard)].position for shard in shards}
+            if self._stores.online is not None:
+                finish(view, self._source, names, self._stores.offline, self._stores.online)
+        letters = dead_letters.table_of(self._source)
+        for name in self._channels:
+            found = self._stores.letters.streamed(letters, name, names)
+            self._at[name] |= {shard: found[str(shard)].position for shard in shards}
+        return {shard: self.reached(shard) for shard in shards}
+
+    def reached(self, shard: Shard) -> int | None:
+        """How far all views are in a shard that is this one's."""
+        known = self.known(shard)
+        return min(known) if len(known) == len(self._views) else None
+
+    def known(self, shard: Shard) -> list[int]:
+        """How far each view is that has something of a shard."""
+        return [at for name in self._views if (at := self._at[name].get(shard)) is not None]
+
+    def given_up(self, shards: Iterable[Shard]) -> None:
+        """These shards are no longer this one's."""
+        for shard in shards:
+            for at in self._at.values():
+                at.pop(shard, None)
+
+    def place(self, shard: Shard, after: int) -> None:
+        """Have every view that has nothing of a shard begin after this position.
+
+        Raises:
+            Overtaken: somebody else has begun.
+        """
+        for name, view in self._views.items():
+            if self._at[name].get(shard) is None:
+                self._move(view, no_stream_rows(view), {shard: after})
+
+    def move(self, shard: Shard, after: int) -> None:
+        """Have every view go on after this position, wherever it is; dead letters too."""
+        for view in self._views.values():
+            self._move(view, no_stream_rows(view), {shard: after})
+        for name in self._channels:
+            if self._at[name].get(shard) is not None:
+                moved = self._moved(name, {shard: after})
+                dead_letters.keep(
+                    self._stores.letters, self._source, Records(), [], moved, now=datetime.now(UTC), most_bytes=0
+                )
+                self._at[name][shard] = after
+
+    def batch(self, records: Records, now: datetime | None = None) -> Batch:
+        """What these records bring to each table; what a table has already is left out.
+
+        Raises:
+            StoreUnavailable: a schema registry cannot be asked now.
+            TransformationRefused: a function is not the one that was registered.
+        """
+        now = now or datetime.now(UTC)
+        read = self._intake.read(records, now)
+        last = records.last()
+        views, letters = dict[str, Part](), list(read.letters)
+        for name in self._views:
+            late = self._late(name, records)
+            after = {shard: at for shard, at in last.items() if _is_behind(self._at[name].get(shard), at)}
+            if not after:
+                continue
+            fields = read.fields if late is None else read.fields.filter(pl.col(PUSH).is_in(late))
+            rows, refused = self._intake.rows(name, fields, now)
+            views[name] = Part(after, rows)
+            letters += refused
+        return Batch(records, now, views, self._by_channel(records, letters), read.tombstones)
+
+    def _by_channel(self, records: Records, letters: Sequence[DeadLetter]) -> dict[str, Part]:
+        parts: dict[str, Part] = {}
+        for channel, view in self._channels.items():
+            wanted = dead_letters.NO_VIEW if view is None else view.name
+            at = self._at[channel]
+            mine = [
+                one
+                for one in letters
+                if one.view == wanted and _is_behind(at.get(records.shards[one.place]), records.positions[one.place])
+            ]
+            if mine:
+                after: dict[Shard, int] = {}
+                for one in mine:
+                    shard = records.shards[one.place]
+                    after[shard] = max(records.positions[one.place], after.get(shard, -1))
+                parts[channel] = Part(after, letters=mine)
+        return parts
+
+    def _late(self, name: str, records: Records) -> list[int] | None:
+        """The places of the records that a table does not have; None if that is all."""
+        at = self._at[name]
+        known = {shard: found for shard in set(records.shards) if (found := at.get(shard)) is not None}
+        if not known:
+            return None
+        least = dict(zip(reversed(records.shards), reversed(records.positions), strict=True))
+        if all(least[shard] > found for shard, found in known.items()):
+            return None
+        return [
+            place
+            for place, (shard, position) in enumerate(zip(records.shards, records.positions, strict=True))
+            if _is_behind(known.get(shard), position)
+        ]
+
+    def publish(self, batch: Batch) -> None:
+        """Publish a batch. Safe to repeat after any failure, with the same batch.
+
+        Raises:
+            Overtaken: another consumer has published from one of these shards. Look again how far the tables are
+                (`assigned`), and give up the batch.
+            PublicationConflict, StoreError: nothing is lost, repeat it.
+        """
+        for name, part in list(batch.channels.items()):
+            moved = self._moved(name, part.after)
+            dead_letters.keep(
+                self._stores.letters,
+                self._source,
+                batch.records,
+                part.letters,
+                moved,
+                now=batch.read_at,
+                most_bytes=self._stores.most_bytes,
+            )
+            self._at[name] |= part.after
+            self.published.letters += len(part.letters)
+            del batch.channels[name]
+        for name, part in list(batch.views.items()):
+            view = self._views[name]
+            rows = part.rows if part.rows is not None else no_stream_rows(view)
+            self._move(view, rows, part.after)
+            self._count(view, rows)
+            del batch.views[name]
+        self.published.tombstones += batch.tombstones
+        batch.tombstones = 0
+
+    def _count(self, view: ViewSpec, rows: pl.DataFrame) -> None:
+        counted = self.published.rows
+        counted[view.name] = counted.get(view.name, 0) + rows.height
+        latest = rows[view.event_timestamp].max()
+        if isinstance(latest, datetime):
+            self.published.watermarks[view.name] = max(latest, self.published.watermarks.get(view.name, latest))
+
+    def _move(self, view: ViewSpec, rows: pl.DataFrame, after: Mapping[Shard, int]) -> None:
+        moved = self._moved(view.name, after)
+        partitions = publish_records(view, rows, moved, offline=self._stores.offline, online=self._stores.online)
+        self._at[view.name] |= after
+        if partitions:
+            try:
+                self._stores.offline.compact_pushes(view, partitions, more_than=_CROWDED)
+            except FeatureAssetsError as error:
+                log.info("compaction postponed view=%s error=%s", view.name, type(error).__name__)
+
+    def _moved(self, name: str, after: Mapping[Shard, int]) -> Moved:
+        before = {str(shard): self._at[name].get(shard) for shard in after}
+        return Moved(
+            self._source if name in self._views else name, before, {str(shard): at for shard, at in after.items()}
+        )
+
+
+def _is_behind(found: int | None, position: int) -> bool:
+    return found is None or found < position
+
+
+def no_stream_rows(view: ViewSpec) -> pl.DataFrame:
+    """No rows, as they come of records."""
+    schema = {name: of.polars for name, of in view.types.items()}
+    return pl.DataFrame(schema={**schema, PARTITION: pl.String(), EVENT_ID: pl.String(), SEQUENCE: pl.Int64()})
+
+
+def publish_records(
+    view: ViewSpec, rows: pl.DataFrame, moved: Moved, *, offline: OfflineStore, online: OnlineStore | None
+) -> list[str]:
+    """Add rows of a stream's records to the partitions that they belong to, offline and online, each exactly once.
+
+    Args:
+        rows: conformed, with `__partition`, `__event` and `__sequence`, in the order of the records; there may be none.
+        moved: from where to where their records lead.
+
+    Returns the partitions that got rows.
+
+    Raises:
+        Overtaken: the table is elsewhere; nothing was added.
+        PublicationConflict, StoreError: nothing is lost, repeat it.
+    """
+    entries = {shard: journal_entry(stream_journal(moved.source, shard)) for shard in moved.after}
+    seen: dict[str, int] = {}
+    served = online if view.online else None
+    if served is not None:
+        served.prepare(view)
+        seen = {name: each.publication for name, each in served.ledger(view).entries.items()}
+        if new := [entry for entry in entries.values() if entry not in seen]:
+            # Whoever reconciles has to know that there are such shards before Delta has rows of them.
+            served.write(view, no_rows(view), AppliedPublication(0, 0, dict.fromkeys(new, 0)))
+    metadata = {"code_version": view.code_version}
+    commit, found = offline.append(view, rows, numbered=moved, metadata=metadata, known_by="position")
+    partitions = found.fresh[PARTITION].unique().sort().to_list()
+    if served is not None:
+        if commit is None:
+            # An earlier attempt has put them into Delta, and was perhaps not online.
+            finish(view, moved.source, list(moved.after), offline, served)
+        else:
+            latest = latest_rows(view, found.fresh.lazy().select(*view.columns, PUBLICATION), more=(PUBLICATION,))
+            counts = dict.fromkeys(entries.values(), found.fresh.height)
+            known = {name: seen.get(name, 0) for name in partitions}
+            applied = AppliedPublication(commit.publication, commit.version, counts, seen=known)
+            reflect_pushes(view, applied, latest, offline, served)
+    log.info(
+        "streamed view=%s version=%d source=%s shards=%d partitions=%d rows=%d known=%d delta_version=%s",
+        *(view.name, view.version, moved.source, len(entries), len(partitions), found.fresh.height),
+        *(rows.height - found.fresh.height, commit.version if commit else None),
+    )
+    return partitions
+
+
+def finish(view: ViewSpec, source: str, shards: Sequence[str], offline: OfflineStore, online: OnlineStore) -> int:
+    """Bring online what commits of these shards have put into Delta and whoever made them did not live to bring there.
+
+    Returns how many keys were changed.
+    """
+    if not view.online or offline.state(view) is None:
+        return 0
+    online.prepare(view)
+    entries = online.ledger(view).entries
+    behind: dict[str, int] = {}
+    least: list[int] = []
+    for shard, found in offline.streamed(view, source, shards).items():
+        name = journal_entry(stream_journal(source, shard))
+        entry, number = entries.get(name), found.commit
+        if number is not None and (entry is None or entry.publication < number or not entry.settled):
+            behind[name] = number
+            least.append(0 if entry is None else entry.publication)
+    if not behind:
+        return 0
+    late = offline.scan(view, features=[]).filter(pl.col(PUBLICATION) > min(least)).select(*view.join_keys, PUBLICATION)
+    rows = late.collect(engine="streaming")
+    keys = rows.unique(list(view.join_keys)) if view.join_keys else rows.head(1)
+    changed = 0 if keys.is_empty() else settle(view, key_frame(view, keys), offline, online)
+    version = offline.version(view)
+    for entry_name, number in behind.items():
+        if online.write(view, no_rows(view), AppliedPublication(number, version, {entry_name: 0})).superseded:
+            online.settle(view, number, [])
+    log.info("finished view=%s source=%s shards=%d changed=%d", view.name, source, len(behind), changed)
+    return changed
