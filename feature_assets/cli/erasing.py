@@ -1,8 +1,10 @@
 """`erase`: entities that are to be forgotten, in both stores."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,8 +26,9 @@ from feature_assets.cli.output import (
     working,
 )
 from feature_assets.cli.project import Project
-from feature_assets.cli.typed import Pairs, RowsFile, columns_typed
+from feature_assets.cli.typed import Pairs, RowsFile, columns_given, rows_typed, values_typed
 from feature_assets.cli.upkeep import Views
+from feature_assets.errors import RequestError, UnknownName, WrongType
 
 if TYPE_CHECKING:
     import polars as pl
@@ -104,7 +107,7 @@ def _to_forget(
         raise Mistake("Say whom to forget: --entity name=value, or --rows file.")
     views = project.views(names)
     types = {name: of for view in views for name, of in view.join_keys.items()}
-    columns = columns_typed(pairs, file, types)
+    columns = columns_given(pairs, file, types)
     number = len(next(iter(columns.values())))
     words = (
         ", ".join(f"{name}={values[0]}" for name, values in columns.items()) if number == 1 else f"{number:,} entities"
@@ -114,12 +117,13 @@ def _to_forget(
         raise Mistake(
             f"No view is looked up by {', '.join(columns)}.", attempt="feature-assets registry list --kind view"
         )
+    _check_types(columns, knowing)
     found = []
     for view in knowing:
         if project.offline.state(view) is None:
             continue
         with working(f"Looking through {project.label(view)} …"):
-            keys, offline_rows, online_rows = _keys_of(project, view, columns)
+            keys, offline_rows, online_rows = _keys_of(project, view, rows_typed(columns, view.join_keys))
         if offline_rows or online_rows:
             found.append(
                 {
@@ -132,37 +136,63 @@ def _to_forget(
                 }
             )
     # Whoever names views means those alone.
-    return words, found if names else [*found, *_in_logs(project, columns, types)]
+    return words, found if names else [*found, *_in_logs(project, columns)]
 
 
-def _in_logs(project: Project, columns: Mapping[str, list[Any]], types: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _check_types(columns: Mapping[str, list[Any]], views: Sequence["ViewSpec"]) -> None:
+    """A key may be of one type in one version of a view and of another in the next; all values have to be of one."""
+    refused: list[WrongType] = []
+    for view in views:
+        try:
+            values_typed(columns, view.join_keys)
+        except WrongType as error:
+            refused.append(error)
+    if len(refused) == len(views):
+        raise refused[0]
+
+
+def _in_logs(project: Project, columns: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
     """The same of each log of what a service served."""
-    import polars as pl
-
-    from feature_assets.served.shape import log_store, shape_of
+    from feature_assets.served.shape import log_store
     from feature_assets.served.upkeep import requests_of
 
-    given = pl.DataFrame([types[name].to_frame(name, values) for name, values in columns.items()]).unique()
     logs = log_store(project.settings)
-    for service in sorted(project.registry.services):
-        for kept, requests in requests_of(shape_of(project.registry, service), logs, given):
-            yield {
-                "view": f"{service} (served)",
-                "keys": given.height,
-                "offline_rows": requests.height,
-                "online_rows": 0,
-                "spec": kept,
-                "frame": requests,
-                "store": logs,
-            }
+    with working("Looking through what services served …"):
+        for service, ways in sorted(_ways(project, columns.keys()).items()):
+            for kept, requests in requests_of(service, ways, logs, partial(rows_typed, columns)):
+                yield {
+                    "view": f"{service} (served)",
+                    "keys": len(set(zip(*columns.values(), strict=True))),
+                    "offline_rows": requests.height,
+                    "online_rows": 0,
+                    "spec": kept,
+                    "frame": requests,
+                    "store": logs,
+                }
 
 
-def _keys_of(project: Project, view: "ViewSpec", columns: Mapping[str, list[Any]]) -> "tuple[pl.DataFrame, int, int]":
+def _ways(project: Project, keys: Set[str]) -> dict[str, list[Mapping[str, str]]]:
+    """By which columns each service asks for these keys, or ever did: its log has the rows of then."""
+    from feature_assets.served.shape import shape_of
+    from feature_assets.served.upkeep import ways_of
+
+    found: dict[str, dict[tuple[str, ...], Mapping[str, str]]] = {}
+    for registry in project.registries():
+        for name, service in registry.services.items():
+            if service.logging is None:
+                continue
+            # What cannot be logged was not.
+            with suppress(UnknownName, RequestError):
+                for way in ways_of(shape_of(registry, name), keys):
+                    found.setdefault(name, {})[tuple(way.values())] = way
+    return {service: list(ways.values()) for service, ways in found.items()}
+
+
+def _keys_of(project: Project, view: "ViewSpec", given: "pl.DataFrame") -> "tuple[pl.DataFrame, int, int]":
     """The full join keys that match, each once; rows offline, rows online."""
     import polars as pl
 
-    given = pl.DataFrame([view.join_keys[name].to_frame(name, values) for name, values in columns.items()]).unique()
-    names, on = list(view.join_keys), list(columns)
+    names, on = list(view.join_keys), given.columns
     history = project.offline.scan(view, features=[]).join(given.lazy(), on=on, how="semi")
     counted = history.group_by(names).len().collect(engine="streaming")
     online = project.online.stored(view).join(given, on=on, how="semi") if view.online else given.clear()

@@ -4,14 +4,16 @@ Everything opens on first use, so that a command pays for what it needs.
 """
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import typer
 
 from feature_assets.cli.app import Options
-from feature_assets.cli.output import working
+from feature_assets.cli.output import note, working
+from feature_assets.errors import RegistryUnreadable
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from feature_assets.registry import Registry, RegistryStore
     from feature_assets.spec import ViewSpec
     from feature_assets.store import FeatureStore
+
+_EVER = sys.maxsize
 
 
 class Project:
@@ -78,6 +82,18 @@ class Project:
     def registry(self) -> "Registry":
         """The published registry."""
         return self.registry_store.read().registry
+
+    def registries(self) -> "Iterator[Registry]":
+        """Every registry that ever was published here, each once, the one in force first."""
+        seen = {self.registry.digest}
+        yield self.registry
+        for entry in self.registry_store.history(limit=_EVER):
+            if entry.digest not in seen:
+                seen.add(entry.digest)
+                try:
+                    yield self.registry_store.snapshot(entry.digest)
+                except RegistryUnreadable as error:
+                    note(f"A former registry is passed over: {error}")
 
     @cached_property
     def definitions(self) -> "dg.Definitions":

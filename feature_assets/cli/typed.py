@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,8 @@ from feature_assets.errors import RequestError, WrongType
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    import polars as pl
 
     from feature_assets.types import FeatureType
 
@@ -55,6 +58,26 @@ def columns_typed(
     Raises:
         RequestError: a name or value is not what is needed, or columns differ in length.
     """
+    return values_typed(columns_given(pairs, file, types), types)
+
+
+def values_typed(columns: Mapping[str, list[Any]], types: "Mapping[str, FeatureType]") -> dict[str, list[Any]]:
+    """The values of `columns_given` as values of these types.
+
+    Raises:
+        WrongType: one is none.
+    """
+    return {name: [_value(types[name], name, one) for one in values] for name, values in columns.items()}
+
+
+def columns_given(
+    pairs: Sequence[str] | None, file: Path | None, types: "Mapping[str, FeatureType]"
+) -> dict[str, list[Any]]:
+    """The same as it was typed, or as the file holds it, of whatever type.
+
+    Raises:
+        RequestError: a name is not what is needed, or columns differ in length.
+    """
     if pairs and file is not None:
         raise Mistake("Give the rows either as --entity name=value or as --rows file, not both.")
     texts = _from_file(file) if file is not None else _from_pairs(pairs or ())
@@ -62,8 +85,7 @@ def columns_typed(
     if unknown and file is None:
         raise RequestError(f"'{unknown[0]}' is none of the names that are needed ({_needed(types)}).")
     # A file may have more columns than this question needs.
-    texts = {name: values for name, values in texts.items() if name in types}
-    columns = {name: [_value(types[name], name, one) for one in values] for name, values in texts.items()}
+    columns = {name: values for name, values in texts.items() if name in types}
     length = max(map(len, columns.values()), default=0)
     for name, values in columns.items():
         if len(values) not in (1, length):
@@ -72,6 +94,20 @@ def columns_typed(
                 "Give each name once, or once for every row."
             )
     return {name: values if len(values) == length else values * length for name, values in columns.items()}
+
+
+def rows_typed(columns: Mapping[str, list[Any]], types: "Mapping[str, FeatureType]") -> "pl.DataFrame":
+    """The rows of `columns_given` of which each value is one of its type, each row once."""
+    import polars as pl
+
+    rows = []
+    for row in zip(*columns.values(), strict=True):
+        with suppress(WrongType):
+            rows.append([_value(types[name], name, value) for name, value in zip(columns, row, strict=True)])
+    found = zip(*rows, strict=True) if rows else [()] * len(columns)
+    return pl.DataFrame(
+        [types[name].to_frame(name, list(of)) for name, of in zip(columns, found, strict=True)]
+    ).unique()
 
 
 def columns_read(file: Path, types: "Mapping[str, FeatureType]") -> dict[str, list[Any]]:

@@ -1,8 +1,8 @@
 """`verify`, `reconcile` and `vacuum`: the two stores against one another, and files that nobody needs."""
 
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -155,11 +155,21 @@ def _few(names: Sequence[str]) -> str:
 
 
 @command(
-    app, "vacuum", section=_SECTION, examples=["vacuum --dry-run", "vacuum customer_orders --older-than 7 --compact"]
+    app,
+    "vacuum",
+    section=_SECTION,
+    examples=["vacuum --dry-run", "vacuum customer_orders --older-than 7 --compact"],
 )
 def vacuum(
     ctx: typer.Context,
-    views: Views = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Only these views, and what these services served; all that are published if left out.",
+            show_default=False,
+        ),
+    ] = None,
     older_than: Annotated[
         float,
         typer.Option("--older-than", metavar="DAYS", min=0, help="Keep what versions of the last days need."),
@@ -171,29 +181,68 @@ def vacuum(
     """Remove offline files that no version of the last days needs.
 
     Training sets over older versions cannot be rebuilt afterwards, and whoever reads one right now fails. What a
-    crashed writer left goes after a day at the earliest.
+    crashed writer left goes after a day at the earliest. Of what services served and logged, the days go first that
+    lie back longer than the service's retention.
     """
     project = Project.of(ctx)
+    services = [name for name in names or project.registry.services if name in project.registry.services]
+    views = [name for name in names or () if name not in services]
+    how = _Vacuuming(timedelta(days=older_than), compact, dry_run)
     rows: list[dict[str, Any]] = []
-    for view in project.views(views or ()):
-        if project.offline.state(view) is None:
-            continue
-        with working(f"Vacuuming {project.label(view)} …"):
-            if compact and not dry_run:
-                project.offline.compact(view)
-            files = project.offline.vacuum(view, older_than=timedelta(days=older_than), dry_run=dry_run)
-            state = project.offline.state(view)
-        rows.append(
-            {
-                "view": project.label(view),
-                "removed": len(files),
-                "files": state.files if state else 0,
-                "dry_run": dry_run,
-            }
-        )
-    columns = (
+    for view in project.views(views) if views or not names else ():
+        if project.offline.state(view) is not None:
+            with working(f"Vacuuming {project.label(view)} …"):
+                rows.append(_vacuumed(project, view, how))
+    for service in sorted(services):
+        with working(f"Vacuuming what {service} served …"):
+            rows += _vacuumed_log(project, service, how)
+    columns = [
         Column("view", style="name"),
         Column("removed", "files that would go" if dry_run else "files removed", style="number"),
         Column("files", "files in use", style="number"),
-    )
-    show(rows, columns, as_json=as_json, empty="No view was materialised yet.")
+    ]
+    if any(row["days"] for row in rows):
+        columns.append(Column("days", "days that would go" if dry_run else "days removed"))
+    shown = rows if as_json else [{**row, "days": _few(row["days"])} for row in rows]
+    show(shown, columns, as_json=as_json, empty="No view was materialised yet.")
+
+
+class _Vacuuming(NamedTuple):
+    older_than: timedelta
+    compact: bool
+    dry_run: bool
+
+
+def _vacuumed(project: Project, view: "ViewSpec", how: _Vacuuming) -> dict[str, Any]:
+    if how.compact and not how.dry_run:
+        project.offline.compact(view)
+    files = project.offline.vacuum(view, older_than=how.older_than, dry_run=how.dry_run)
+    state = project.offline.state(view)
+    left = state.files if state else 0
+    return {
+        "view": project.label(view),
+        "removed": len(files),
+        "files": left,
+        "days": list[str](),
+        "dry_run": how.dry_run,
+    }
+
+
+def _vacuumed_log(project: Project, service: str, how: _Vacuuming) -> Iterator[dict[str, Any]]:
+    from feature_assets.served.shape import log_store
+    from feature_assets.served.upkeep import keep_up
+    from feature_assets.spec import LoggingConfig
+
+    settings = project.settings
+    config = project.registry.service(service).logging or LoggingConfig()
+    now = settings.present or datetime.now(UTC)
+    done = keep_up(service, config, log_store(settings), now=now, **how._asdict())
+    if done is not None:
+        name = f"{service} (served)"
+        yield {
+            "view": name,
+            "removed": done.files,
+            "files": done.left,
+            "days": list(done.days),
+            "dry_run": how.dry_run,
+        }

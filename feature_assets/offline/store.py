@@ -16,9 +16,10 @@ from feature_assets.offline.place import Place
 from feature_assets.offline.positions import InJournal, Moved, Reached, journal_application, reached
 from feature_assets.offline.pushes import Appending, KnownBy, SeenEvents, Sorted
 from feature_assets.offline.reading import latest, refuse_vacuumed, scanned
-from feature_assets.offline.table import needed, opened, widened
+from feature_assets.offline.table import needed, opened, stored_types, widened
 from feature_assets.offline.upkeep import vacuumed
 from feature_assets.spec import EVENT_ID, PARTITION, SEQUENCE, ViewSpec
+from feature_assets.types import FeatureType, parse_type
 
 PUSHED_BYTES = 16 << 20
 """What was pushed is gathered into files of this size."""
@@ -108,6 +109,10 @@ class OfflineStore:
             files=files.height,
             bytes=int(files["bytes"].sum()),
         )
+
+    def types(self, view: ViewSpec) -> Mapping[str, FeatureType]:
+        """The type of each stored column, whatever the view declares now."""
+        return {name: parse_type(of) for name, of in stored_types(needed(self._place(view))).items() if of}
 
     def scan(
         self,

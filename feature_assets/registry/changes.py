@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from typing import Literal, TypeAlias, TypeVar
 
 from feature_assets.registry.evolution import view_breaches
+from feature_assets.registry.logging_changes import logging_changed
 from feature_assets.registry.snapshot import Registry
+from feature_assets.registry.words import difference, percent, signed, span
 from feature_assets.spec import (
     AnySource,
     Field,
@@ -154,9 +155,9 @@ def _ttl_changed(old: ViewSpec, new: ViewSpec) -> Iterator[Change]:
         return
     shorter = new.ttl is not None and (old.ttl is None or new.ttl < old.ttl)
     if old.ttl is None or new.ttl is None:
-        detail = f"ttl set to {_span(new.ttl)}" if new.ttl else f"ttl of {_span(old.ttl)} removed"
+        detail = f"ttl set to {span(new.ttl)}" if new.ttl else f"ttl of {span(old.ttl)} removed"
     else:
-        detail = f"ttl {'shortened' if shorter else 'lengthened'} from {_span(old.ttl)} to {_span(new.ttl)}"
+        detail = f"ttl {'shortened' if shorter else 'lengthened'} from {span(old.ttl)} to {span(new.ttl)}"
     if shorter:
         meaning = "older values become OUTSIDE_MAX_AGE at once and leave training sets"
     else:
@@ -190,10 +191,10 @@ def _access_changed(old: ViewSpec | OnDemandViewSpec, new: ViewSpec | OnDemandVi
         yield change(f"access policy {detail}", meaning, breaking=True)
         return
     for act in sorted(old.access.keys() | new.access.keys()):
-        gone, come = _difference(old.access.get(act, ()), new.access.get(act, ()))
+        gone, come = difference(old.access.get(act, ()), new.access.get(act, ()))
         if gone or come:
             effect = " and ".join(word for word, any_ in (("allowed", come), ("refused", gone)) if any_)
-            yield change(f"access to {act} {_signed(come, gone)}", f"{effect} {_NEXT_REFRESH}", breaking=bool(gone))
+            yield change(f"access to {act} {signed(come, gone)}", f"{effect} {_NEXT_REFRESH}", breaking=bool(gone))
 
 
 def _row_filter_changed(old: ViewSpec, new: ViewSpec) -> Iterator[Change]:
@@ -204,7 +205,7 @@ def _row_filter_changed(old: ViewSpec, new: ViewSpec) -> Iterator[Change]:
         for one, other in ((old.row_filter, new.row_filter), (new.row_filter, old.row_filter))
     )
     meaning = f"{'other rows are' if come else 'more rows are'} open to a token, {_NEXT_REFRESH}"
-    yield Change("changed", "view", new.name, f"row filter {_signed(come, gone)}", meaning, breaking=bool(come))
+    yield Change("changed", "view", new.name, f"row filter {signed(come, gone)}", meaning, breaking=bool(come))
 
 
 def _making_changed(old: ViewSpec, new: ViewSpec) -> Iterator[Change]:
@@ -216,16 +217,16 @@ def _making_changed(old: ViewSpec, new: ViewSpec) -> Iterator[Change]:
     if old.partitions != new.partitions and not any("partitions" in breach for breach in view_breaches(old, new)):
         yield change("range of partitions", "partitions that come in have to be materialised; rows of others stay")
     if old.upstream != new.upstream:
-        gone, come = _difference(old.upstream, new.upstream)
-        yield change(f"upstream {_signed(come, gone)}", "the next materialisation reads from there; stored rows stay")
+        gone, come = difference(old.upstream, new.upstream)
+        yield change(f"upstream {signed(come, gone)}", "the next materialisation reads from there; stored rows stay")
     if old.checks != new.checks:
-        gone, come = _difference([check.label for check in old.checks], [check.label for check in new.checks])
-        detail = f"checks {_signed(come, gone)}" if come or gone else "bounds of checks"
+        gone, come = difference([check.label for check in old.checks], [check.label for check in new.checks])
+        detail = f"checks {signed(come, gone)}" if come or gone else "bounds of checks"
         yield change(detail, "the next materialisation is held to them; stored rows are not looked at again")
     if old.stream != new.stream:
         yield change(_stream_changed(old, new), "rows that come from now on are taken so; stored rows stay")
     if old.max_future != new.max_future:
-        detail = f"max_future {_span(old.max_future)} → {_span(new.max_future)}"
+        detail = f"max_future {span(old.max_future)} → {span(new.max_future)}"
         yield change(detail, "the next materialisation is held to it")
 
 
@@ -269,8 +270,8 @@ def _on_demand_changed(old: OnDemandViewSpec, new: OnDemandViewSpec) -> Iterator
     if old.transformation != new.transformation or old.full_feature_names != new.full_feature_names:
         yield view_change("transformation", "its values change at once, in serving and in training alike")
     if old.sources != new.sources:
-        gone, come = _difference(_references(old.sources), _references(new.sources))
-        detail = f"inputs {_signed(come, gone)}" if come or gone else "how its inputs are looked up"
+        gone, come = difference(_references(old.sources), _references(new.sources))
+        detail = f"inputs {signed(come, gone)}" if come or gone else "how its inputs are looked up"
         yield view_change(detail, "its values change at once; requests need the join keys of the new inputs")
     yield from _request_changed(old.request, new.request, view_change)
     yield from _access_changed(old, new, "on-demand view")
@@ -280,11 +281,11 @@ def _on_demand_changed(old: OnDemandViewSpec, new: OnDemandViewSpec) -> Iterator
 def _request_changed(
     old: Sequence[RequestSource], new: Sequence[RequestSource], change: Callable[..., Change]
 ) -> Iterator[Change]:
-    gone, come = _difference(_request_fields(old), _request_fields(new))
+    gone, come = difference(_request_fields(old), _request_fields(new))
     if come:
-        yield change(f"request data {_signed(come, gone)}", "requests and spines have to bring it", breaking=True)
+        yield change(f"request data {signed(come, gone)}", "requests and spines have to bring it", breaking=True)
     elif gone:
-        yield change(f"request data {_signed(come, gone)}", "requests need not bring it any more")
+        yield change(f"request data {signed(come, gone)}", "requests need not bring it any more")
 
 
 def _request_fields(sources: Sequence[RequestSource]) -> list[str]:
@@ -296,7 +297,10 @@ def _request_fields(sources: Sequence[RequestSource]) -> list[str]:
 
 def _service_added(service: ServiceSpec) -> Change:
     detail = ", ".join(_references(service.features))
-    return Change("added", "service", service.name, detail, "can be asked for from now on")
+    meaning = "can be asked for from now on"
+    if service.logging is not None:
+        meaning += f"; {percent(service.logging.sample_rate)} of the answers to requests by its name are logged"
+    return Change("added", "service", service.name, detail, meaning)
 
 
 def _service_removed(service: ServiceSpec) -> Change:
@@ -307,10 +311,10 @@ def _service_removed(service: ServiceSpec) -> Change:
 
 def _service_changed(old: ServiceSpec, new: ServiceSpec) -> Iterator[Change]:
     change = partial(Change, "changed", "service", new.name)
-    gone, come = _difference(_references(old.features), _references(new.features))
+    gone, come = difference(_references(old.features), _references(new.features))
     if come or gone:
         effect = " and ".join(word for word, any_ in (("gain columns", come), ("lose columns", gone)) if any_)
-        yield change(f"features {_signed(come, gone)}", f"its answers {effect} at once", breaking=bool(gone))
+        yield change(f"features {signed(come, gone)}", f"its answers {effect} at once", breaking=bool(gone))
     elif _references(old.features) != _references(new.features):
         yield change("order of features", "its columns come in another order at once", breaking=True)
     before = {projection.name: projection for projection in old.features}
@@ -319,6 +323,7 @@ def _service_changed(old: ServiceSpec, new: ServiceSpec) -> Iterator[Change]:
         if former is not None and former.join_key_map != projection.join_key_map:
             detail = f"{projection.name} is looked up by {_mapped(projection)} instead of {_mapped(former)}"
             yield change(detail, "requests have to bring those columns", breaking=True)
+    yield from logging_changed(old.logging, new.logging, change)
     yield from _described(old, new, "service")
 
 
@@ -379,15 +384,6 @@ def _paired(old: Sequence[Field], new: Sequence[Field]) -> Iterator[tuple[str, F
         yield name, before.get(name), after.get(name)
 
 
-def _difference(old: Sequence[str], new: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What is gone, and what has come."""
-    return [each for each in old if each not in new], [each for each in new if each not in old]
-
-
-def _signed(come: Sequence[str], gone: Sequence[str]) -> str:
-    return ", ".join([*(f"+{each}" for each in come), *(f"−{each}" for each in gone)])
-
-
 def _references(projections: Sequence[ViewProjection]) -> list[str]:
     return [
         f"{_label(projection)}:{feature}"
@@ -412,14 +408,3 @@ def _listed(fields: Sequence[Field]) -> str:
 
 def _type(source: AnySource) -> str:
     return f"{type(source).__struct_config__.tag} source"
-
-
-def _span(span: timedelta | None) -> str:
-    """As in 1d12h, 90s, 1.5s."""
-    seconds = span.total_seconds() if span else 0.0
-    parts = []
-    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        count, seconds = divmod(seconds, length)
-        if count:
-            parts.append(f"{count:.0f}{unit}")
-    return "".join(parts) + (f"{seconds:g}s" if seconds or not parts else "")

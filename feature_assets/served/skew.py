@@ -54,7 +54,9 @@ def skew_of(
     until: datetime | str | None = None,
     allowed_modules: Sequence[str] = (),
 ) -> list[FeatureSkew]:
-    """Each logged feature of a service. Values that were masked are not compared.
+    """Each logged feature of a service.
+
+    Not compared are values that were masked, or served when the feature, or a key, was of another type.
 
     Args:
         registry, shape: what the service is now.
@@ -66,7 +68,7 @@ def skew_of(
     Raises:
         TableMissing: nothing was logged, or a view was never materialised.
     """
-    served = served_rows(shape, offline, since=since, until=until, statuses=True).collect()
+    served = served_rows(shape, offline, since=since, until=until, statuses=True, comparable=True).collect()
     spine = served.select(*shape.keys, *shape.request, SERVED_AT)
     full = any(output.name == output.column for output in shape.plan.outputs)
     now = historical_features(

@@ -13,7 +13,9 @@ from feature_assets.spec import (
     Entity,
     Expressions,
     Field,
+    LoggingConfig,
     RequestSource,
+    ServiceSpec,
     StaticPartitions,
     Stream,
     ViewProjection,
@@ -268,6 +270,91 @@ def test_a_changed_service() -> None:
             " | requests have to bring those columns !"
         )
     ]
+
+
+LOGGED = "answers to requests for it by name are logged, from each server's next refresh"
+UNLOGGED = (
+    "nothing more is logged, from each server's next refresh; what was logged stays, and no upkeep removes it any more"
+)
+OTHERS = "logged or left out from each server's next refresh; what was logged stays"
+THINNER = "so many of the answers are logged, from each server's next refresh; what was logged stays"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        (None, {"sample_rate": 0.25}, f"logging of 25% of its requests | {LOGGED}"),
+        (
+            {},
+            None,
+            f"no longer logged | {UNLOGGED}",
+        ),
+        ({}, {"sample_rate": 0.001}, f"logging of 100% → 0.1% of its requests | {THINNER}"),
+        (
+            {"retention": timedelta(days=90)},
+            {"retention": timedelta(days=30)},
+            "retention of its log shortened from 90d to 30d | days that lie back longer are removed by the next upkeep !",
+        ),
+        (
+            {},
+            {"retention": timedelta(days=30)},
+            "retention of its log set to 30d | days that lie back longer are removed by the next upkeep !",
+        ),
+        (
+            {"retention": timedelta(days=30)},
+            {},
+            "retention of its log of 30d removed | what is logged stays; days that were removed do not come back",
+        ),
+        (
+            {"retention": timedelta(days=30)},
+            {"retention": timedelta(days=31)},
+            "retention of its log lengthened from 30d to 31d | days stay longer; those that were removed do not come back",
+        ),
+        (
+            {"pii": ("email",)},
+            {"pii": ("phone",)},
+            f"personal data in its log +phone, −email | {OTHERS}",
+        ),
+        (
+            {},
+            {"skew_tolerance": 0.01, "skew_severity": "error"},
+            "skew of its log: tolerance 0% → 1%, severity warn → error | the next check is held to it; no data changes",
+        ),
+    ],
+    ids=[
+        *("logged", "no longer", "sampled", "retention shortened", "retention set", "retention removed"),
+        *("retention lengthened", "personal data", "skew"),
+    ],
+)
+def test_logging_that_changes_alone_is_told(before: Any, after: Any, line: str) -> None:
+    def logged(config: Any) -> ServiceSpec:
+        made = service("delay", ViewProjection("weather", ("temp",)))
+        return msgspec.structs.replace(made, logging=None if config is None else LoggingConfig(**config))
+
+    assert told([logged(before)], [logged(after)]) == [f"~ service delay | {line}"]
+
+
+def test_a_new_service_says_that_it_is_logged() -> None:
+    made = msgspec.structs.replace(service("delay"), logging=LoggingConfig(sample_rate=0.5))
+    assert told([], [made]) == [
+        "+ service delay | weather:* | can be asked for from now on; 50% of the answers to requests by its name are logged"
+    ]
+
+
+def test_every_difference_of_a_service_is_told() -> None:
+    changes: dict[str, Any] = {
+        "description": "x",
+        "tags": {"a": "b"},
+        "owners": ("me",),
+        "deprecated": "x",
+        "features": (ViewProjection("weather", ("wind",)),),
+        "logging": LoggingConfig(),
+        "asset_key": ("x",),
+    }
+    old = service("delay", ViewProjection("weather", ("temp",)))
+    assert set(changes) | {"name"} == set(old.__struct_fields__)
+    for name, value in changes.items():
+        assert told([old], [msgspec.structs.replace(old, **{name: value})]), name
 
 
 def test_a_changed_source() -> None:
