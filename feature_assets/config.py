@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from feature_assets.errors import ConfigurationError
@@ -126,6 +126,11 @@ class Settings(BaseSettings):
     online: str = Field("sqlite:.feature_assets/online.db", description="URL of the online store.")
     registry: str = Field(".feature_assets/registry", description="Folder or object-store URL of the registry.")
     training: str = Field(".feature_assets/training", description="Folder or object-store URL of saved training sets.")
+    memory_limit: ByteSize | None = Field(
+        None,
+        ge=100_000_000,
+        description="How much memory joining a training set may take, as '4GB'; as it needs if not set.",
+    )
     push: str = Field(".feature_assets/push", description="Local folder of the journals of pushed rows.")
     push_interval_seconds: float = Field(
         0.5, ge=0, description="How long a view that is pushed to all the time gathers rows for one commit."

@@ -6,7 +6,7 @@ registry snapshot and kept.
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from feature_assets.config import Settings
+    from feature_assets.historical import Progress
     from feature_assets.historical.spine import Frame
     from feature_assets.offline import OfflineStore
     from feature_assets.push import Pushed, Pushes
@@ -146,6 +147,8 @@ class FeatureStore:
         timestamp_column: str | None = None,
         tables: "Mapping[str, Frame] | None" = None,
         engine: str = "polars",
+        memory_limit: int | str | None = None,
+        progress: "Callable[[Progress], None] | None" = None,
     ) -> "TrainingSet":
         """The spine's rows, in its order, each with the features as they were known at its time.
 
@@ -164,6 +167,10 @@ class FeatureStore:
             timestamp_column: the spine's column of times; by default `event_timestamp`, else its only datetime column.
             tables: frames that a query names.
             engine: what joins.
+            memory_limit: about how much memory joining may take, in bytes or as "4GB"; by default that of the settings.
+                What does not fit is joined part by part, by way of the temporary folder; the rows are the same. `.collect()`,
+                `.to_pandas()` and `.to_arrow()` have all of the answer in memory all the same.
+            progress: is told how many rows are done, whenever some are.
 
         Raises:
             Forbidden: the principal may not ask this.
@@ -188,6 +195,8 @@ class FeatureStore:
             timestamp_column=timestamp_column,
             tables=tables or {},
             engine=engine,
+            memory_limit=memory_limit or self.settings.memory_limit,
+            progress=progress,
             allowed_modules=self.settings.functions,
             sets=self._sets(),
             access=current.access,
@@ -204,8 +213,16 @@ class FeatureStore:
         self._admit_saved(name)
         return self._sets().load(name)
 
-    def rebuild(self, name: str) -> "TrainingSet":
+    def rebuild(
+        self,
+        name: str,
+        *,
+        memory_limit: int | str | None = None,
+        progress: "Callable[[Progress], None] | None" = None,
+    ) -> "TrainingSet":
         """A saved training set made again from its manifest, the same bit for bit.
+
+        `memory_limit` and `progress` are those of `get_historical_features`.
 
         Raises:
             UnknownTrainingSet: there is none of that name.
@@ -221,6 +238,8 @@ class FeatureStore:
             snapshot=self._registry.snapshot,
             offline=self.offline,
             allowed_modules=self.settings.functions,
+            memory_limit=memory_limit or self.settings.memory_limit,
+            progress=progress,
         )
 
     def training_sets(self) -> list[str]:

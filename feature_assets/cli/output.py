@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -238,11 +238,14 @@ def confirmed(question: str, *, yes: bool) -> bool:
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
-    """Show on a terminal that something is being done; say nothing where nobody watches."""
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal that something is being done; say nothing where nobody watches.
+
+    What it gives takes how far it is, in words, to be shown behind.
+    """
     console = notes()
     if not console.is_terminal:
-        yield
+        yield lambda _: None
         return
-    with console.status(Text(what, "dim"), spinner="dots"):
-        yield
+    with console.status(Text(what, "dim"), spinner="dots") as status:
+        yield lambda how_far: status.update(Text(f"{what} {how_far}", "dim"))

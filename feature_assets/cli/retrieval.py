@@ -18,6 +18,7 @@ from feature_assets.errors import FeatureAssetsError
 if TYPE_CHECKING:
     import polars as pl
 
+    from feature_assets.historical import Progress
     from feature_assets.lookup import OnlineResponse
     from feature_assets.training import TrainingSet
 
@@ -54,13 +55,24 @@ TimeColumn = Annotated[
     ),
 ]
 
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-limit",
+        metavar="SIZE",
+        help="About how much memory joining may take, as 4GB; the setting memory_limit if not given.",
+        show_default=False,
+    ),
+]
+
+_DELTA = ".delta"
 _WRITERS = {".csv": "write_csv", ".jsonl": "write_ndjson", ".ndjson": "write_ndjson", ".arrow": "write_ipc"}
 
 
 def _writable(output: Path | None) -> Path | None:
     """The file, if its name says a format and its folder is there: known before anything is read."""
-    if output is not None and output.suffix not in (".parquet", *_WRITERS):
-        raise Mistake(f"{output} is none of .parquet, {', '.join(_WRITERS)}.")
+    if output is not None and output.suffix not in (".parquet", _DELTA, *_WRITERS):
+        raise Mistake(f"{output} is none of .parquet, {_DELTA}, {', '.join(_WRITERS)}.")
     if output is not None and not output.parent.is_dir():
         raise Mistake(f"There is no folder {output.parent} to write {output.name} to.")
     return output
@@ -204,14 +216,36 @@ def historical(
     time: TimeColumn = None,
     output: Output = None,
     full_names: FullNames = False,
+    memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
 ) -> None:
     """Join features to a spine, each row with the values that were known at its own time.
 
     The answer has exactly the spine's rows, in the spine's order. Without --output the first rows are shown.
     """
-    found = training_set(Project.of(ctx), features, spine, since=since, until=until, time=time, full_names=full_names)
-    deliver(found, output, as_json=as_json)
+    joining = Joining()
+    found = training_set(
+        Project.of(ctx),
+        features,
+        spine,
+        since=since,
+        until=until,
+        time=time,
+        full_names=full_names,
+        memory_limit=memory_limit,
+        progress=joining,
+    )
+    deliver(found, output, joining, as_json=as_json)
+
+
+class Joining:
+    """How far a training set is, told in words to `tell`."""
+
+    tell: Callable[[str], None] = staticmethod(lambda _: None)
+
+    def __call__(self, made: "Progress") -> None:
+        order = ", bringing them into order" if made.stage == "ordering" else ""
+        self.tell(f"{made.done:,} of {made.rows:,} rows{order}")
 
 
 def training_set(
@@ -223,6 +257,8 @@ def training_set(
     until: str | None,
     time: str | None,
     full_names: bool,
+    memory_limit: str | None,
+    progress: "Callable[[Progress], None]",
 ) -> "TrainingSet":
     """The training set of these features, for the rows of a spine or for a span of time."""
     if spine is None and since is None and until is None:
@@ -232,23 +268,29 @@ def training_set(
         )
     first, last = moment("--since", since), moment("--until", until)
     asked: str | list[str] = features[0] if len(features) == 1 else list(features)
-    with working("Planning …"):
-        return project.store.get_historical_features(
-            spine, asked, full_feature_names=full_names, since=first, until=last, timestamp_column=time
-        )
+    return project.store.get_historical_features(
+        spine,
+        asked,
+        full_feature_names=full_names,
+        since=first,
+        until=last,
+        timestamp_column=time,
+        memory_limit=memory_limit,
+        progress=progress,
+    )
 
 
-def deliver(found: "TrainingSet", output: Path | None, *, as_json: bool) -> None:
+def deliver(found: "TrainingSet", output: Path | None, joining: Joining, *, as_json: bool) -> None:
     """Write the rows of a training set to a file, or show the first ones."""
     if output is None:
-        with working("Joining …"):
+        with working("Joining …") as joining.tell:
             frame = found.collect()
         if as_json:
             print_json(frame.rows(named=True))
         else:
             print_frame(frame)
         return
-    with working("Joining …"):
+    with working("Joining …") as joining.tell:
         rows = _written(found, output)
     if as_json:
         print_json({"output": str(output), "rows": rows})
@@ -264,6 +306,9 @@ def _written(found: "TrainingSet", output: Path) -> int:
         if output.suffix == ".parquet":
             found.write_parquet(str(output))
             return int(pl.scan_parquet(output).select(pl.len()).collect().item())
+        if output.suffix == _DELTA:
+            found.write_delta(str(output))
+            return int(pl.scan_delta(str(output)).select(pl.len()).collect().item())
         frame = found.collect()
         write: Callable[[Path], object] = getattr(frame, _WRITERS[output.suffix])
         with drafted(output) as draft:

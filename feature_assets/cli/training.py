@@ -11,6 +11,8 @@ from feature_assets.cli.project import Project
 from feature_assets.cli.retrieval import (
     Features,
     FullNames,
+    Joining,
+    MemoryLimit,
     Output,
     Since,
     Spine,
@@ -39,12 +41,24 @@ def save(
     until: Until = None,
     time: TimeColumn = None,
     full_names: FullNames = False,
+    memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
 ) -> None:
     """Join features to a spine and keep the rows under a new name, with all that it takes to make them again."""
     project = Project.of(ctx)
-    found = training_set(project, features, spine, since=since, until=until, time=time, full_names=full_names)
-    with working("Joining …"):
+    joining = Joining()
+    found = training_set(
+        project,
+        features,
+        spine,
+        since=since,
+        until=until,
+        time=time,
+        full_names=full_names,
+        memory_limit=memory_limit,
+        progress=joining,
+    )
+    with working("Joining …") as joining.tell:
         manifest = found.save(name)
     if as_json:
         print_json(_builtins(manifest))
@@ -91,7 +105,7 @@ def show_(ctx: typer.Context, name: Name, output: Output = None, as_json: AsJson
     sets = _sets(project)
     manifest = sets.manifest(name)
     if output is not None:
-        deliver(sets.load(name), output, as_json=as_json)
+        deliver(sets.load(name), output, Joining(), as_json=as_json)
         return
     if as_json:
         print_json(_builtins(manifest))
@@ -122,15 +136,18 @@ def show_(ctx: typer.Context, name: Name, output: Output = None, as_json: AsJson
 @command(
     training, "rebuild", examples=["training rebuild value_2025", "training rebuild value_2025 --output again.parquet"]
 )
-def rebuild(ctx: typer.Context, name: Name, output: Output = None, as_json: AsJson = False) -> None:
+def rebuild(
+    ctx: typer.Context, name: Name, output: Output = None, memory_limit: MemoryLimit = None, as_json: AsJson = False
+) -> None:
     """Make a saved training set again from its manifest, and compare it bit for bit.
 
     Exits with 1 if it does not come out alike, and says what is no longer there.
     """
-    with working("Joining anew …"):
-        found = Project.of(ctx).store.rebuild(name)
+    joining = Joining()
+    with working("Joining anew …") as joining.tell:
+        found = Project.of(ctx).store.rebuild(name, memory_limit=memory_limit, progress=joining)
     if output is not None:
-        deliver(found, output, as_json=as_json)
+        deliver(found, output, joining, as_json=as_json)
         return
     manifest = found.manifest
     if as_json:

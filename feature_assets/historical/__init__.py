@@ -4,11 +4,13 @@
 - `spine`: rows with times and keys
 - `rows`: a spine made of histories
 - `admission`: what of all this is open to a principal
+- `budget`: how much memory joining may take
+- `parts`: a spine joined part by part within it, answered in its own order
 - `answer`: the question with all that decides its answer, computed piece by piece
 - `rebuild`: a saved training set once more, bit for bit
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 
@@ -16,7 +18,10 @@ from feature_assets.access import Access, Principal
 from feature_assets.errors import RequestError
 from feature_assets.historical.admission import admit, admit_saved, admitted, check_brought, own_rows
 from feature_assets.historical.answer import Answer, pin
+from feature_assets.historical.budget import Budget
+from feature_assets.historical.budget import memory_limit as bytes_of
 from feature_assets.historical.frames import Frames, published
+from feature_assets.historical.parts import Progress
 from feature_assets.historical.rebuild import rebuild
 from feature_assets.historical.rows import every_row
 from feature_assets.historical.spine import Frame, read_spine
@@ -26,7 +31,7 @@ from feature_assets.references import Features, listed, projections, resolve
 from feature_assets.registry import Registry
 from feature_assets.training import Question, TrainingSet, TrainingSets
 
-__all__ = ["admit_saved", "historical_features", "rebuild"]
+__all__ = ["Progress", "admit_saved", "historical_features", "rebuild"]
 
 
 def historical_features(
@@ -42,6 +47,8 @@ def historical_features(
     timestamp_column: str | None = None,
     tables: Mapping[str, Frame] = MappingProxyType({}),
     engine: str = "polars",
+    memory_limit: int | str | None = None,
+    progress: Callable[[Progress], None] | None = None,
     allowed_modules: Sequence[str] = (),
     sets: TrainingSets | None = None,
     access: Access | None = None,
@@ -63,6 +70,9 @@ def historical_features(
         timestamp_column: the spine's column of times; by default `event_timestamp`, else its only datetime column.
         tables: frames that the query names.
         engine: what joins: "polars".
+        memory_limit: about how much memory joining may take, in bytes or as "4GB"; what does not fit is joined part by
+            part, by way of the temporary folder.
+        progress: is told how far it is, whenever rows are made.
         allowed_modules: modules that on-demand functions may be loaded from.
         sets: where `TrainingSet.save` keeps sets.
         access, principal: who asks, and what decides about it; everything is open without. Personal data that the
@@ -87,13 +97,14 @@ def historical_features(
     else:
         check_brought(spine)
         plan, asked, decision = admitted(registry, access, principal, features, full_feature_names=full_feature_names)
-    open_engine = engine_named(engine)
+    open_engine, limit = engine_named(engine), bytes_of(memory_limit)
     if spine is not None and (since is not None or until is not None):
         raise RequestError("since= and until= stand in for a spine; filter the spine itself instead.")
     pinned = pin([read.view for read in plan.reads], offline)
     if spine is None:
         own = [] if decision is None else own_rows(decision)
-        rows = every_row(plan, pinned, since=since, until=until, only=own)
+        held = None if limit is None else Budget(limit).held
+        rows = every_row(plan, pinned, since=since, until=until, only=own, held=held)
     else:
         types = {**plan.join_keys, **{name: field.type for name, field in plan.request.items()}}
         named = published(registry, offline)
@@ -108,6 +119,8 @@ def historical_features(
         created_cutoff=created_cutoff,
         open_engine=open_engine,
         allowed_modules=allowed_modules,
+        memory_limit=limit,
+        progress=progress or (lambda _: None),
     )
     question = Question(
         registry=registry.digest,

@@ -1,10 +1,11 @@
 """A question with all that decides its answer: plan, spine, Delta versions. Computed piece by piece when asked for."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cache, cached_property, partial
+from typing import Final
 
 import polars as pl
 
@@ -17,12 +18,17 @@ from feature_assets.errors import (
     TableMissing,
     WrongType,
 )
-from feature_assets.historical.spine import Spine, moment_column
-from feature_assets.joins import FOUND, TIME, History, Lookup, Open
+from feature_assets.historical.budget import Budget, bytes_of_a_row, sampled
+from feature_assets.historical.parts import Parts, Progress, rebatched
+from feature_assets.historical.spine import Spine, moment_column, moments
+from feature_assets.joins import FOUND, ROWS_HELD, TIME, History, Lookup, Open
 from feature_assets.offline import OfflineStore
 from feature_assets.references import ReadPlan, ViewRead
 from feature_assets.spec import Field, ViewSpec
+from feature_assets.training import usual_rows
 from feature_assets.transformations import OnDemand
+
+_SAMPLE_ROWS: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +39,21 @@ class Pinned:
     rows: pl.LazyFrame
     delta_version: int
     count: int
+    rows_between: Callable[[datetime | None, datetime], int]
 
 
 def table_label(view: ViewSpec) -> str:
     return f"{view.name}@v{view.version}"
+
+
+class _OnceAsked:
+    """How many rows have an event between two times; the log is looked at when it is first asked."""
+
+    def __init__(self, opened: Callable[[], Callable[[datetime | None, datetime], int]]) -> None:
+        self._opened = cache(opened)
+
+    def __call__(self, since: datetime | None, until: datetime) -> int:
+        return self._opened()(since, until)
 
 
 def pin(views: Iterable[ViewSpec], offline: OfflineStore, at: Mapping[str, int] | None = None) -> dict[str, Pinned]:
@@ -54,7 +71,8 @@ def pin(views: Iterable[ViewSpec], offline: OfflineStore, at: Mapping[str, int] 
             if state is None:
                 raise TableMissing.of(view.name, view.version, "offline")
             version = at[label] if at else state.version
-            pinned[label] = Pinned(view, offline.scan(view, at=version), version, state.rows)
+            between = _OnceAsked(partial(offline.rows_between, view, at=version))
+            pinned[label] = Pinned(view, offline.scan(view, at=version), version, state.rows, between)
     return pinned
 
 
@@ -70,8 +88,14 @@ class Answer:
         created_cutoff: bool,
         open_engine: Open,
         allowed_modules: Sequence[str],
+        memory_limit: int | None = None,
+        progress: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         """Checks what can be checked before anything is read.
+
+        Args:
+            memory_limit: about so many bytes are held; without one the spine's keys and times and the values of a piece.
+            progress: is told how far it is, whenever rows are made.
 
         Raises:
             NameCollision: a feature would have the name of a spine column.
@@ -81,6 +105,7 @@ class Answer:
         """
         self._plan, self._spine, self._pinned = plan, spine, pinned
         self._cutoff, self._open_engine = created_cutoff, open_engine
+        self._limit, self._progress = memory_limit, progress
         self._on_demand = OnDemand(plan, allowed_modules)
         self._requested = [_Requested(field, spine.schema) for field in plan.request.values()]
         for output in plan.outputs:
@@ -95,6 +120,12 @@ class Answer:
     def schema(self) -> pl.Schema:
         return pl.Schema({**self._spine.schema, **{each.name: each.field.type.polars for each in self._plan.outputs}})
 
+    @property
+    def usual_rows(self) -> int:
+        if self._limit is None:
+            return usual_rows(self.schema)
+        return self._budget.rows
+
     def pieces(self, rows: int | None) -> Iterator[pl.DataFrame]:
         """All rows in the spine's order, about so many at a time; None gives them in one frame.
 
@@ -103,11 +134,16 @@ class Answer:
             ContractBroken: an on-demand transformation failed.
             StoreUnavailable: a history cannot be read.
         """
+        if self._limit is not None:
+            parts = self._parts().answers()
+            yield from (pl.concat(parts),) if rows is None else rebatched(parts, rows)
+            return
         self._spine.read(into_memory=rows is None)
         offset = 0
         for piece in self._spine.pieces(rows, self._moments.height):
-            yield self._piece(piece, offset)
+            yield self._piece(piece, self._lookups, offset)
             offset += piece.height
+            self._progress(Progress("joining", offset, self._moments.height))
 
     @cached_property
     def _moments(self) -> pl.DataFrame:
@@ -115,32 +151,66 @@ class Answer:
 
     @cached_property
     def _lookups(self) -> list[Lookup]:
-        opened = self._open_engine(self._moments)
-        first, last = self._moments.select(first=pl.col(TIME).min(), last=pl.col(TIME).max()).row(0)
+        return self._looked_up(self._moments, ROWS_HELD)
 
+    @cached_property
+    def _budget(self) -> Budget:
+        """The limit, and what a row takes by the first rows of spine and histories."""
+        if self._limit is None:
+            raise AssertionError("there is no limit to keep to")
+        self._spine.read(into_memory=False)
+        size = bytes_of_a_row(self._spine.slice(0, _SAMPLE_ROWS))
+        for read in self._plan.reads:
+            pinned = self._pinned[table_label(read.view)]
+            with _reading(pinned):
+                size += sampled(pinned.rows.select(field.name for field in read.features))
+        computed = len(self._plan.outputs) * 8
+        return Budget(self._limit, size + computed)
+
+    def _parts(self) -> Parts:
+        keys, spine = self._plan.join_keys, self._spine
+
+        def times(offset: int, length: int) -> pl.Series:
+            return spine.moments(keys, offset, length).get_column(TIME)
+
+        def join(rows: pl.DataFrame) -> pl.DataFrame:
+            return self._piece(rows, self._looked_up(moments(rows, spine.timestamp, keys), self._budget.held), 0)
+
+        history_rows = sum(pinned.count for pinned in self._pinned.values())
+        return Parts(spine, times, join, budget=self._budget, history_rows=history_rows, progress=self._progress)
+
+    def _looked_up(self, asked: pl.DataFrame, held: int) -> list[Lookup]:
+        opened = self._open_engine(asked, held)
+        first, last = asked.select(first=pl.col(TIME).min(), last=pl.col(TIME).max()).row(0)
         lookups = []
         for read in self._plan.reads:
             pinned = self._pinned[table_label(read.view)]
             with _reading(pinned):
-                lookups.append(opened.lookup(self._history(read, pinned, first, last)))
+                lookups.append(opened.lookup(self._history(read, pinned, first, last, held)))
         return lookups
 
-    def _history(self, read: ViewRead, pinned: Pinned, first: datetime | None, last: datetime | None) -> History:
+    def _history(
+        self, read: ViewRead, pinned: Pinned, first: datetime | None, last: datetime | None, held: int
+    ) -> History:
         view = read.view
+        since = _since(view, first)
+        count = 0 if last is None else pinned.count
+        if last is not None and count > held:
+            count = pinned.rows_between(since, last)
         return History(
-            rows=_within(pinned.rows, view, first, last),
+            rows=_within(pinned.rows, view, since, last),
             keys=tuple((key, moment_column(column)) for key, column in read.keys),
             event=view.event_timestamp,
             created=view.created_timestamp,
             cutoff=self._cutoff,
             ttl=view.ttl,
             features=tuple(field.name for field in read.features),
-            count=pinned.count,
+            count=count,
         )
 
-    def _piece(self, rows: pl.DataFrame, offset: int) -> pl.DataFrame:
+    def _piece(self, rows: pl.DataFrame, lookups: Sequence[Lookup], offset: int) -> pl.DataFrame:
         columns = [each.column(rows) for each in self._requested]
-        for read, lookup in zip(self._plan.reads, self._lookups, strict=True):
+        for read, lookup in zip(self._plan.reads, lookups, strict=True):
             columns += self._values(read, lookup, offset, rows.height)
         computed = self._on_demand.evaluate(pl.DataFrame(columns))
         return rows.hstack([computed.get_column(each.column).alias(each.name) for each in self._plan.outputs])
@@ -152,15 +222,21 @@ class Answer:
         return values.select(named).get_columns()
 
 
-def _within(rows: pl.LazyFrame, view: ViewSpec, first: datetime | None, last: datetime | None) -> pl.LazyFrame:
-    """The rows that can matter to moments from `first` to `last`; files outside are not read."""
-    if first is None or last is None:
+def _since(view: ViewSpec, first: datetime | None) -> datetime | None:
+    """The earliest event that can matter from a moment on, None if any can."""
+    if first is None or view.ttl is None:
+        return None
+    farthest = first - datetime.min.replace(tzinfo=first.tzinfo) - timedelta(days=2)
+    return first - view.ttl if view.ttl < farthest else None
+
+
+def _within(rows: pl.LazyFrame, view: ViewSpec, since: datetime | None, last: datetime | None) -> pl.LazyFrame:
+    """The rows that can matter to moments up to `last`; files outside are not read."""
+    if last is None:
         return rows.limit(0)
     event = pl.col(view.event_timestamp)
     within = rows.filter(event <= last)
-    if view.ttl is not None and view.ttl < first - datetime.min.replace(tzinfo=first.tzinfo) - timedelta(days=2):
-        within = within.filter(event >= first - view.ttl)
-    return within
+    return within if since is None else within.filter(event >= since)
 
 
 def _or_default(field: Field) -> pl.Expr:

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-import polars as pl
+from polars.io.plugins import register_io_source
 
 from feature_assets.errors import (
     FeatureAssetsError,
@@ -13,6 +14,8 @@ from feature_assets.errors import (
     TransformationRefused,
 )
 from feature_assets.historical.answer import Answer, Pinned, pin
+from feature_assets.historical.budget import memory_limit as bytes_of
+from feature_assets.historical.parts import Progress
 from feature_assets.historical.spine import Spine
 from feature_assets.joins import engine_named
 from feature_assets.offline import OfflineStore
@@ -29,6 +32,8 @@ def rebuild(
     snapshot: Callable[[str], Registry],
     offline: OfflineStore,
     allowed_modules: Sequence[str] = (),
+    memory_limit: int | str | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> TrainingSet:
     """The saved training set, joined anew from its saved spine and compared with what it was.
 
@@ -37,6 +42,7 @@ def rebuild(
         snapshot: the registry with a digest, as `RegistryStore.snapshot` gives it.
         offline: where the history is.
         allowed_modules: modules that on-demand functions may be loaded from.
+        memory_limit, progress: as of `historical_features`.
 
     Raises:
         UnknownTrainingSet: there is none of that name.
@@ -45,7 +51,8 @@ def rebuild(
     manifest = sets.manifest(name)
     gone: list[str] = []
     spine = _spine(sets, manifest, gone)
-    answer = _answer(manifest, spine, snapshot, offline, allowed_modules, gone)
+    question = _Asked(manifest, snapshot, offline, allowed_modules)
+    answer = question.again(spine, gone, limit=bytes_of(memory_limit), progress=progress or (lambda _: None))
     if answer is None:
         raise _not_reproducible(name, gone)
     rebuilt = TrainingSet(answer, manifest.question, sets)
@@ -56,40 +63,52 @@ def rebuild(
     return rebuilt
 
 
-def _spine(sets: TrainingSets, manifest: Manifest, gone: list[str]) -> pl.DataFrame | None:
-    pieces: list[pl.DataFrame] = []
+def _spine(sets: TrainingSets, manifest: Manifest, gone: list[str]) -> Spine | None:
+    """The saved spine, whose files are read twice: to see that they are all there, and a piece at a time."""
+    found: list[Spine] = []
     with _collecting(gone):
-        pieces.extend(sets.rows(manifest, "spine"))
-    return pl.concat(pieces) if pieces else None
+        pieces = (piece.schema for piece in sets.rows(manifest, "spine"))
+        schema = next(pieces)
+        for _ in pieces:
+            pass
+        rows = register_io_source(lambda *_: sets.rows(manifest, "spine"), schema=schema)
+        found.append(Spine(rows, manifest.question.timestamp_column))
+    return found[0] if found else None
 
 
-def _answer(
-    manifest: Manifest,
-    spine: pl.DataFrame | None,
-    snapshot: Callable[[str], Registry],
-    offline: OfflineStore,
-    allowed_modules: Sequence[str],
-    gone: list[str],
-) -> Answer | None:
-    """The question asked again; None, with the reasons among those of `gone`, if it cannot be."""
-    question, answer = manifest.question, None
-    with _collecting(gone):
-        registry = snapshot(question.registry)
-        plan = resolve(registry, question.features, full_feature_names=question.full_feature_names)
-        pinned: dict[str, Pinned] = {}
-        for read in plan.reads:
-            with _collecting(gone):
-                pinned.update(pin([read.view], offline, question.tables))
-        if spine is not None and not gone:
-            answer = Answer(
-                plan,
-                Spine(spine, question.timestamp_column),
-                pinned,
-                created_cutoff=question.created_cutoff,
-                open_engine=engine_named(question.engine),
-                allowed_modules=allowed_modules,
-            )
-    return answer
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A saved question, and where its answer comes from."""
+
+    manifest: Manifest
+    snapshot: Callable[[str], Registry]
+    offline: OfflineStore
+    allowed_modules: Sequence[str]
+
+    def again(
+        self, spine: Spine | None, gone: list[str], *, limit: int | None, progress: Callable[[Progress], None]
+    ) -> Answer | None:
+        """The question asked again; None, with the reasons among those of `gone`, if it cannot be."""
+        question, answer = self.manifest.question, None
+        with _collecting(gone):
+            registry = self.snapshot(question.registry)
+            plan = resolve(registry, question.features, full_feature_names=question.full_feature_names)
+            pinned: dict[str, Pinned] = {}
+            for read in plan.reads:
+                with _collecting(gone):
+                    pinned.update(pin([read.view], self.offline, question.tables))
+            if spine is not None and not gone:
+                answer = Answer(
+                    plan,
+                    spine,
+                    pinned,
+                    created_cutoff=question.created_cutoff,
+                    open_engine=engine_named(question.engine),
+                    allowed_modules=self.allowed_modules,
+                    memory_limit=limit,
+                    progress=progress,
+                )
+        return answer
 
 
 def _differences(manifest: Manifest, rebuilt: TrainingSet) -> list[str]:

@@ -1,9 +1,10 @@
 """A spine made of histories: every row of some views in a range of time."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from feature_assets.errors import RequestError, WrongType
 from feature_assets.historical.answer import Pinned, table_label
@@ -19,10 +20,12 @@ def every_row(
     since: datetime | str | None,
     until: datetime | str | None,
     only: Iterable[pl.Expr] = (),
+    held: int | None = None,
 ) -> Spine:
     """Every key and time at which one of the views has a row, from `since` on and before `until`, by time and key.
 
-    `only` are conditions on the key columns that every row has to keep.
+    `only` are conditions on the key columns that every row has to keep. With `held` so many rows are in memory at once,
+    unless more have one and the same time, and the spine is read when it is asked for.
 
     Raises:
         RequestError: the views are looked up by different keys, or no range is given.
@@ -56,8 +59,37 @@ def every_row(
         frames.append(
             rows.select(*(pl.col(key_of[column]).alias(column) for column in keys), event.alias(EVENT_TIMESTAMP))
         )
-    held = pl.concat(frames).filter(*only).unique().sort(EVENT_TIMESTAMP, *keys).collect(engine="streaming")
-    return Spine(held, EVENT_TIMESTAMP)
+    rows = pl.concat(frames).filter(*only)
+    in_order = rows.unique().sort(EVENT_TIMESTAMP, *keys)
+    if held is None:
+        return Spine(in_order.collect(engine="streaming"), EVENT_TIMESTAMP)
+    return Spine(_span_by_span(rows, keys, held), EVENT_TIMESTAMP)
+
+
+def _span_by_span(rows: pl.LazyFrame, keys: Sequence[str], held: int) -> pl.LazyFrame:
+    """The distinct rows by time and key, made for one span of time after the other."""
+    time = pl.col(EVENT_TIMESTAMP)
+
+    def spans() -> Iterator[pl.LazyFrame]:
+        bounds = rows.select(first=time.min(), last=time.max()).collect(engine="streaming")
+        waiting = [bounds.select(pl.all().to_physical()).row(0)]
+        while waiting:
+            first, last = waiting.pop()
+            if first is None:
+                continue
+            ends = pl.Series([first, last]).cast(Timestamp.polars)
+            span = rows.filter(time.is_between(ends[0], ends[1]))
+            if first < last and span.select(pl.len()).collect(engine="streaming").item() > held:
+                middle = (first + last) // 2
+                waiting += [(middle + 1, last), (first, middle)]
+                continue
+            yield span
+
+    def frames(*_: object) -> Iterator[pl.DataFrame]:
+        for span in spans():
+            yield span.unique().sort(EVENT_TIMESTAMP, *keys).collect(engine="streaming")
+
+    return register_io_source(frames, schema=rows.collect_schema())
 
 
 def _moment(name: str, given: datetime | str | None) -> datetime | None:

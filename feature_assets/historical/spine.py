@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -68,8 +69,20 @@ class Spine:
         self._frame.lazy().sink_parquet(path, compression="lz4", row_group_size=_GROUP_ROWS)
         return pl.scan_parquet(path)
 
-    def moments(self, keys: Mapping[str, FeatureType]) -> pl.DataFrame:
-        """Of each row that was read its `TIME` and, as `moment_column(name)`, its join keys.
+    @cached_property
+    def height(self) -> int:
+        """How many rows were read."""
+        if isinstance(self._frame, pl.DataFrame):
+            return self._frame.height
+        return int(self._frame.select(pl.len()).collect().item())
+
+    def slice(self, offset: int, length: int) -> pl.DataFrame:
+        """So many of the rows that were read."""
+        piece = self._frame.slice(offset, length)
+        return piece.collect(engine="streaming") if isinstance(piece, pl.LazyFrame) else piece
+
+    def moments(self, keys: Mapping[str, FeatureType], offset: int = 0, length: int | None = None) -> pl.DataFrame:
+        """Of each row that was read (of so many from an offset on) its `TIME` and, as `moment_column(name)`, its join keys.
 
         What cannot be a value of the key's type is null.
 
@@ -77,16 +90,19 @@ class Spine:
             WrongType: a float that stands for an integer is none.
             RequestError: a time is no time of the years 1 to 9999.
         """
-        names = list(dict.fromkeys([self.timestamp, *keys]))
-        rows = self._frame.lazy().select(names).collect(engine="streaming")
-        columns = [_key(rows.get_column(name), of).alias(moment_column(name)) for name, of in keys.items()]
-        return pl.DataFrame([_times(rows.get_column(self.timestamp)).alias(TIME), *columns])
+        rows = self._frame.lazy().select(list(dict.fromkeys([self.timestamp, *keys]))).slice(offset, length)
+        return moments(rows.collect(engine="streaming"), self.timestamp, keys, offset)
 
     def pieces(self, rows: int | None, count: int) -> Iterator[pl.DataFrame]:
         """The `count` rows that were read, so many at a time and in one frame at least; None gives them in one."""
         for offset in range(0, count or 1, rows or count or 1):
-            piece = self._frame.slice(offset, rows or count)
-            yield piece.collect(engine="streaming") if isinstance(piece, pl.LazyFrame) else piece
+            yield self.slice(offset, rows or count)
+
+
+def moments(rows: pl.DataFrame, timestamp: str, keys: Mapping[str, FeatureType], offset: int = 0) -> pl.DataFrame:
+    """As `Spine.moments`, of these rows; the first of them is called row `offset`."""
+    columns = [_key(rows.get_column(name), of, offset).alias(moment_column(name)) for name, of in keys.items()]
+    return pl.DataFrame([_times(rows.get_column(timestamp), offset).alias(TIME), *columns])
 
 
 def moment_column(name: str) -> str:
@@ -146,10 +162,10 @@ def _timestamp(schema: pl.Schema, asked: str | None) -> str:
     return name
 
 
-def _times(column: pl.Series) -> pl.Series:
+def _times(column: pl.Series, offset: int) -> pl.Series:
     """Times in whole microseconds of UTC; a naive one is UTC. Finer digits are cut off: nobody may see the future."""
     if column.dtype == pl.String():
-        column = _parsed(column)
+        column = _parsed(column, offset)
     if column.dtype == pl.Null():
         return column.cast(Timestamp.polars)
     ticks = column.to_physical().cast(pl.Int64)
@@ -159,19 +175,19 @@ def _times(column: pl.Series) -> pl.Series:
     length = _MICROSECONDS[unit]
     if (rows := (~ticks.is_between(_FIRST // length, _LAST // length)).arg_true()).len():
         raise RequestError(
-            f"Spine column '{column.name}' has a time before year 1 or after year 9999 in row {rows[0]}. Correct it, or "
+            f"Spine column '{column.name}' has a time before year 1 or after year 9999 in row {offset + rows[0]}. Correct it, or "
             "set it to null to get no features."
         )
     return (ticks * length).cast(Timestamp.polars)
 
 
-def _parsed(column: pl.Series) -> pl.Series:
+def _parsed(column: pl.Series, offset: int) -> pl.Series:
     # Polars would take 02/08/2013 for the second of August, and who meant February would see half a year ahead.
     iso = column.to_frame().select(pl.when(pl.col(column.name).str.contains(_YEAR_FIRST)).then(column.name)).to_series()
     parsed = iso.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
     if (rows := (parsed.is_null() & column.is_not_null()).arg_true()).len():
         raise RequestError(
-            f"Spine column '{column.name}' is text, and {column[rows[0]]!r} (row {rows[0]}) is not read as a time. Write "
+            f"Spine column '{column.name}' is text, and {column[rows[0]]!r} (row {offset + rows[0]}) is not read as a time. Write "
             "all as 2013-02-08T07:00:00Z, or convert the column."
         )
     return parsed
@@ -184,7 +200,7 @@ def _castable(name: str, dtype: pl.DataType, of: FeatureType) -> None:
         raise WrongType(f"Spine column '{name}' is {dtype} and is looked up as {of}. {error}") from None
 
 
-def _key(column: pl.Series, of: FeatureType) -> pl.Series:
+def _key(column: pl.Series, of: FeatureType, offset: int) -> pl.Series:
     """The column in the key's type. A value that the type cannot hold equals no key, and is null.
 
     A float stands for an integer key only as pandas has it, which makes floats of integers with gaps.
@@ -200,7 +216,7 @@ def _key(column: pl.Series, of: FeatureType) -> pl.Series:
         not_whole = held["broken"] | (column.abs() > _WHOLE_FLOATS).fill_null(value=False)
         if (rows := not_whole.arg_true()).len():
             raise WrongType(
-                f"Spine column '{name}' is {column.dtype} and is looked up as {of}; {column[rows[0]]!r} (row {rows[0]}) "
+                f"Spine column '{name}' is {column.dtype} and is looked up as {of}; {column[rows[0]]!r} (row {offset + rows[0]}) "
                 f"is not exactly one. Cast it on purpose: .cast(pl.{of.polars!r})."
             )
     return held.select(pl.when(~pl.col("broken")).then(name).alias(name)).to_series()

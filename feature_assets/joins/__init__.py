@@ -30,7 +30,7 @@ class History:
 
     `keys` are pairs of a join key and the column of the moments with the values to look up; none for a view without
     entities. `created` orders rows with one event time; with `cutoff` a row counts only once it was created. `count`
-    is about how many rows there are.
+    is at most about how many rows there are.
     """
 
     rows: pl.LazyFrame
@@ -57,13 +57,21 @@ class Engine(Protocol):
         """Find the answer to every moment."""
 
 
-Open = Callable[[pl.DataFrame], Engine]
+ROWS_HELD: Final = 20_000_000
+"""How many rows of keys and times of a history are held and sorted at once where nobody says (about 1 GB)."""
+
+HELD_BYTES: Final = 64
+"""About how much memory one such row takes."""
+
+Open = Callable[[pl.DataFrame, int], Engine]
 
 ENGINES: Final[Mapping[str, str]] = {"polars": "feature_assets.joins.polars"}
 
 
 def engine_named(name: str) -> Open:
-    """What opens the engine of that name on moments: one row per spine row, with `TIME` and the typed join keys.
+    """What opens the engine of that name on moments, and on how many rows of a history it may hold at once.
+
+    The moments are one row per spine row, with `TIME` and the typed join keys.
 
     Raises:
         RequestError: there is no such engine.

@@ -3,20 +3,19 @@
 Two passes over a history. The first reads keys, times and publications alone and finds for each spine row the number of
 its history row. The second streams the features and keeps the rows that were found. So features are never sorted, and
 memory grows with the spine and with narrow columns, not with the history's width.
+
+Of a history with too many narrow rows the first pass is made for one span of the spine's time after the other: held are
+the rows that became known within it and, of each key, what stood when it began.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Final
 
 import polars as pl
 
 from feature_assets.errors import StoreError
 from feature_assets.joins import FOUND, TIME, Engine, History
 from feature_assets.spec import PUBLICATION
-
-ROWS_PER_PASS: Final = 20_000_000
-"""Narrow history rows that are sorted at a time (about 1 GB); a longer history is joined a share of its keys at a time."""
 
 _ONE_CORE = 4_000_000
 
@@ -28,13 +27,13 @@ _KNOWN, _RANK = "__known", "__rank"
 _LONGEST = timedelta(days=366 * 9999)
 
 
-def open_engine(moments: pl.DataFrame) -> Engine:
-    return _Polars(moments)
+def open_engine(moments: pl.DataFrame, held: int) -> Engine:
+    return _Polars(moments, held)
 
 
 class _Polars:
-    def __init__(self, moments: pl.DataFrame) -> None:
-        self._moments = moments
+    def __init__(self, moments: pl.DataFrame, held: int) -> None:
+        self._moments, self._held = moments, held
         self._coded: dict[tuple[str, ...], tuple[pl.DataFrame, pl.DataFrame]] = {}
 
     def lookup(self, history: History) -> "_Found":
@@ -44,11 +43,8 @@ class _Polars:
         asked, codes = self._coded[columns]
         numbered = history.rows.with_row_index(_ROW)
         rows = pl.repeat(None, self._moments.height, dtype=pl.get_index_type(), eager=True)
-        passes = min(codes.height, -(-history.count // ROWS_PER_PASS)) or 1
-        for one in range(passes):
-            share = pl.lit(True) if passes == 1 else pl.col(_KEY) % passes == one
-            narrow = _narrow(history, numbered, codes.filter(share))
-            found = _latest(asked.filter(share), narrow, history)
+        for some, narrow in _spans(asked, _narrow(history, numbered, codes), history, self._held):
+            found = _latest(some, narrow, history)
             rows = rows.scatter(found[_MOMENT], found[_ROW])
         return _Found(numbered, history.features, rows)
 
@@ -66,17 +62,78 @@ def _coded(moments: pl.DataFrame, columns: Sequence[str]) -> tuple[pl.DataFrame,
     return asked.join(codes, on=columns, maintain_order="left").select(_MOMENT, _KEY, TIME), codes
 
 
-def _narrow(history: History, numbered: pl.LazyFrame, codes: pl.DataFrame) -> pl.DataFrame:
-    """What orders the history rows of the keys that are asked for, latest last."""
-    order = [pl.col(history.event).to_physical().alias(_EVENT)]
+def _narrow(history: History, numbered: pl.LazyFrame, codes: pl.DataFrame) -> pl.LazyFrame:
+    """Of the history rows whose keys are asked for, what orders them and from when on they are known."""
+    event = pl.col(history.event).to_physical()
+    order = [event.alias(_EVENT)]
     if history.created is not None:
-        order.append(pl.col(history.created).to_physical().alias(_CREATED))
-    narrow = numbered.select(_ROW, *(pl.col(key).alias(asked) for key, asked in history.keys), *order, PUBLICATION)
+        created = pl.col(history.created).to_physical()
+        order.append(created.alias(_CREATED))
+        if history.cutoff:
+            order.append(pl.max_horizontal(event, created).alias(_KNOWN))
+    keys = (pl.col(key).alias(asked) for key, asked in history.keys)
+    narrow = numbered.select(_ROW, *keys, *order, PUBLICATION)
     if history.keys:
         columns = [asked for _, asked in history.keys]
-        narrow = narrow.join(codes.lazy(), on=columns).drop(columns)
-    else:
-        narrow = narrow.with_columns(pl.lit(0, pl.get_index_type()).alias(_KEY))
+        return narrow.join(codes.lazy(), on=columns).drop(columns)
+    return narrow.with_columns(pl.lit(0, pl.get_index_type()).alias(_KEY))
+
+
+def _spans(
+    asked: pl.DataFrame, narrow: pl.LazyFrame, history: History, held: int
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Moments of a span of time, with the narrow rows that decide about them, latest last: about `held` at most.
+
+    A span that has more is halved. One single time needs no more than a row for each key.
+    """
+    if asked.is_empty():
+        return
+    if history.count <= held or _length(narrow) <= held:
+        yield asked, _ordered(narrow, history)
+        return
+    waiting = [asked]
+    while waiting:
+        some = waiting.pop()
+        first, last = some[TIME][0], some[TIME][-1]
+        known = pl.col(_known(history))
+        within = narrow.filter(known > first, known <= last)
+        if first < last and _length(within) > held:
+            waiting += reversed(_halves(some))
+            continue
+        standing = _standing(narrow, first, history)
+        yield some, _ordered(pl.concat([standing, within.filter(pl.col(_EVENT) >= first - _ttl(history))]), history)
+
+
+def _length(rows: pl.LazyFrame) -> int:
+    return int(rows.select(pl.len()).collect(engine="streaming").item())
+
+
+def _halves(moments: pl.DataFrame) -> list[pl.DataFrame]:
+    """Earlier and later moments, about as many of each; those of one time stay together."""
+    times = moments[TIME]
+    middle = times[moments.height // 2]
+    cut = times.search_sorted(middle, "left") or times.search_sorted(middle, "right")
+    return [moments[:cut], moments[cut:]]
+
+
+def _standing(narrow: pl.LazyFrame, first: int, history: History) -> pl.LazyFrame:
+    """Of each key the rows with the latest event that was known at that time, unless it is too old for any moment."""
+    known = narrow.filter(pl.col(_known(history)) <= first, pl.col(_EVENT) >= first - _ttl(history))
+    # Several only where one event was published or created more than once.
+    latest = known.group_by(_KEY).agg(pl.col(_EVENT).max()).collect(engine="streaming")
+    return known.join(latest.lazy(), on=[_KEY, _EVENT], how="semi")
+
+
+def _known(history: History) -> str:
+    """The column of times from which on rows are known."""
+    return _EVENT if history.created is None or not history.cutoff else _KNOWN
+
+
+def _ttl(history: History) -> int:
+    return min(history.ttl or _LONGEST, _LONGEST) // timedelta(microseconds=1)
+
+
+def _ordered(narrow: pl.LazyFrame, history: History) -> pl.DataFrame:
     by = [_EVENT, PUBLICATION] if history.created is None else [_EVENT, _CREATED, PUBLICATION]
     return _sorted(narrow.collect(engine="streaming"), by)
 
@@ -97,15 +154,14 @@ def _sorted(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
 
 def _latest(asked: pl.DataFrame, narrow: pl.DataFrame, history: History) -> pl.DataFrame:
     """Pairs of a moment and the history row that is its answer."""
-    on = _EVENT
     if history.created is not None and history.cutoff:
-        narrow, on = _as_known(narrow), _KNOWN
-    right = narrow.select(_KEY, _ROW, _EVENT, pl.col(on).alias(TIME))
+        narrow = _as_known(narrow)
+    right = narrow.select(_KEY, _ROW, _EVENT, pl.col(_known(history)).alias(TIME))
     # Both sides were sorted here; Polars cannot check it within groups and would say so in a warning.
     pairs = asked.join_asof(right, on=TIME, by=_KEY, strategy="backward", check_sortedness=False)
     answered = pl.col(_ROW).is_not_null()
     if history.ttl is not None:
-        answered &= pl.col(_EVENT) >= pl.col(TIME) - min(history.ttl, _LONGEST) // timedelta(microseconds=1)
+        answered &= pl.col(_EVENT) >= pl.col(TIME) - _ttl(history)
     return pairs.filter(answered)
 
 
@@ -117,10 +173,9 @@ def _as_known(narrow: pl.DataFrame) -> pl.DataFrame:
     which the running maximum of the rank, per key, is their own. An as-of join on the event alone cannot see this: it
     stops at the last event, and finds nothing if that row was created too late.
     """
-    known = narrow.with_columns(pl.max_horizontal(_EVENT, _CREATED).alias(_KNOWN))
-    if known[_KNOWN].is_sorted():
-        return known
-    in_order = known.with_row_index(_RANK).sort(_KNOWN, maintain_order=True)
+    if narrow[_KNOWN].is_sorted():
+        return narrow
+    in_order = narrow.with_row_index(_RANK).sort(_KNOWN, maintain_order=True)
     return in_order.filter(pl.col(_RANK) == pl.col(_RANK).cum_max().over(_KEY))
 
 

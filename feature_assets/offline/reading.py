@@ -75,6 +75,13 @@ def _of_keys(rows: pl.LazyFrame, keys: pl.DataFrame) -> pl.LazyFrame:
     return rows.join(keys.lazy(), on=keys.columns, how="semi")
 
 
+def rows_between(files: pl.DataFrame, since: datetime | None, until: datetime) -> int:
+    """At most about how many rows have an event in that time, by the bounds of the files that `files_of` tells of."""
+    late = pl.lit(value=False) if since is None else pl.col("high") < _utc(since)
+    outside = (late | (pl.col("low") > _utc(until))).fill_null(value=False)
+    return int(files.filter(~outside)["rows"].sum())
+
+
 def refuse_vacuumed(place: Place, table: DeltaTable, partitions: Sequence[str] | None) -> None:
     """Say at once that files of an earlier version are gone, where a look at the disk tells.
 

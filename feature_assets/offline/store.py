@@ -1,8 +1,9 @@
 """`OfflineStore`: the Delta tables of all views, one per view and version."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from feature_assets.offline.files import check_partitions, files_of
 from feature_assets.offline.place import Place
 from feature_assets.offline.positions import InJournal, Moved, Reached, journal_application, reached
 from feature_assets.offline.pushes import Appending, KnownBy, SeenEvents, Sorted
-from feature_assets.offline.reading import latest, refuse_vacuumed, scanned
+from feature_assets.offline.reading import latest, refuse_vacuumed, rows_between, scanned
 from feature_assets.offline.table import needed, opened, stored_types, widened
 from feature_assets.offline.upkeep import vacuumed
 from feature_assets.spec import EVENT_ID, PARTITION, SEQUENCE, ViewSpec
@@ -144,6 +145,11 @@ class OfflineStore:
         if at is not None:
             refuse_vacuumed(place, table, partitions)
         return scanned(view, table, features=features, since=since, until=until, partitions=partitions)
+
+    def rows_between(self, view: ViewSpec, *, at: int) -> Callable[[datetime | None, datetime], int]:
+        """At most about how many rows have an event between two times, both included, by the bounds of the data files."""
+        files = files_of(needed(self._place(view), at), bounds_of=view.event_timestamp)
+        return partial(rows_between, files)
 
     def latest(self, view: ViewSpec, *, at: int | None = None, keys: pl.DataFrame | None = None) -> pl.LazyFrame:
         """The latest row of each key (of these join keys only), with the columns of `scan`.

@@ -16,7 +16,7 @@ from feature_assets.errors import RequestError, StoreUnavailable, WrongType
 from feature_assets.references import Features
 from feature_assets.remote.answers import asked, dumped
 from feature_assets.spec import from_json
-from feature_assets.training import Question, TrainingSet
+from feature_assets.training import Question, TrainingSet, usual_rows
 from feature_assets.types import Timestamp, rfc3339
 
 if TYPE_CHECKING:
@@ -127,6 +127,10 @@ class _Downloaded:
     @property
     def _rows(self) -> pl.LazyFrame:
         return pl.scan_parquet(self._file.path, glob=False)
+
+    @property
+    def usual_rows(self) -> int:
+        return usual_rows(self.schema)
 
     def pieces(self, rows: int | None) -> Iterator[pl.DataFrame]:
         if rows is None:

@@ -8,6 +8,6 @@
 from feature_assets.training.digests import Digests
 from feature_assets.training.manifest import Manifest, Question, StoredFile
 from feature_assets.training.saved import TrainingSets
-from feature_assets.training.training_set import Source, TrainingSet
+from feature_assets.training.training_set import Source, TrainingSet, usual_rows
 
-__all__ = ["Digests", "Manifest", "Question", "Source", "StoredFile", "TrainingSet", "TrainingSets"]
+__all__ = ["Digests", "Manifest", "Question", "Source", "StoredFile", "TrainingSet", "TrainingSets", "usual_rows"]

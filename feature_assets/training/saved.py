@@ -21,7 +21,7 @@ from feature_assets.errors import RequestError, StoreError, StoreUnsafe, Unknown
 from feature_assets.objects import Objects, PutConflict, open_objects
 from feature_assets.training.digests import Digester
 from feature_assets.training.manifest import Kind, Manifest, StoredFile, read_manifest, written
-from feature_assets.training.training_set import TrainingSet
+from feature_assets.training.training_set import TrainingSet, usual_rows
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _ROOT = "sets"
@@ -154,6 +154,10 @@ class _Stored:
     @property
     def spine_columns(self) -> tuple[str, ...]:
         return tuple(self._manifest.spine.columns)
+
+    @property
+    def usual_rows(self) -> int:
+        return usual_rows(self.schema)
 
     def pieces(self, rows: int | None) -> Iterator[pl.DataFrame]:
         parts = (self._sets.rows(self._manifest, kind) for kind in ("spine", "features"))

@@ -1,9 +1,10 @@
 """`TrainingSet`: rows with features, taken in one piece or in many."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import polars as pl
 from polars.io.plugins import register_io_source
@@ -34,6 +35,10 @@ class Source(Protocol):
     @property
     def spine_columns(self) -> tuple[str, ...]:
         """The columns that came with the spine; they stand first."""
+
+    @property
+    def usual_rows(self) -> int:
+        """How many rows to take at a time where nobody says."""
 
     def pieces(self, rows: int | None) -> Iterator[pl.DataFrame]:
         """All rows in their order, about so many at a time; None gives them in one frame."""
@@ -116,14 +121,14 @@ class TrainingSet:
         return self.collect().to_arrow()
 
     def batches(self, rows: int | None = None) -> Iterator[pl.DataFrame]:
-        """The rows in order, about so many at a time: by default what takes 512 MB.
+        """The rows in order, about so many at a time: by default what takes 512 MB, or what the memory limit lets.
 
         Each batch reads the features of all views once, so that few large batches cost less than many small ones. Hand a
         batch to another library as it is: it exports Arrow.
         """
         if rows is not None and rows < 1:
             raise RequestError(f"A batch of {rows} rows is none. Give 1 or more.")
-        size = rows or max(10_000, PIECE_BYTES // _row_bytes(self.schema))
+        size = rows or self._source.usual_rows
         if self._rows is not None:
             return iter([self._rows]) if self._rows.is_empty() else self._rows.iter_slices(size)
         return self._source.pieces(size) if rows else self._read(size)
@@ -148,8 +153,38 @@ class TrainingSet:
             self._sink(draft, options)
 
     def _sink(self, place: str | Path, options: dict[str, Any]) -> None:
+        with self._streamed() as rows:
+            rows.sink_parquet(place, **options)
+
+    def write_delta(
+        self,
+        uri: str | Path,
+        *,
+        mode: Literal["error", "append", "overwrite"] = "error",
+        storage_options: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write the rows to a Delta table of their own in one commit, batch by batch.
+
+        Args:
+            uri: a folder or an object-store URL.
+            mode: what to do if there is a table already.
+            storage_options: of the object store.
+
+        Raises:
+            RequestError: there is a table already, or it does not take the rows.
+            StoreUnavailable, StoreFull: it cannot be written.
+        """
+        # Delta is loaded by whoever writes it.
+        from feature_assets.offline.foreign import write_table
+
+        with self._streamed() as rows:
+            write_table(str(uri), rows, mode=mode, storage_options=storage_options or {})
+
+    @contextmanager
+    def _streamed(self) -> Iterator[pl.LazyFrame]:
+        """The rows to be written piece by piece; what goes wrong in making them is raised as it is."""
         if self._rows is not None:
-            self._rows.lazy().sink_parquet(place, **options)
+            yield self._rows.lazy()
             return
         failed: list[FeatureAssetsError] = []
 
@@ -161,10 +196,10 @@ class TrainingSet:
                 raise
 
         try:
-            _scanned(self.schema, batches).sink_parquet(place, **options)
-        except pl.exceptions.PolarsError:
-            # Polars tells an error of its source as text only.
-            if failed:
+            yield _scanned(self.schema, batches)
+        except Exception as error:
+            # Libraries tell an error of their source as text only.
+            if failed and error is not failed[0]:
                 raise failed[0] from None
             raise
 
@@ -224,8 +259,10 @@ def _scanned(schema: pl.Schema, batches: Any) -> pl.LazyFrame:
     return register_io_source(source, schema=schema)
 
 
-def _row_bytes(schema: pl.Schema) -> int:
-    return sum(
+def usual_rows(schema: pl.Schema) -> int:
+    """How many rows of these columns take about `PIECE_BYTES`."""
+    row = sum(
         _NESTED_BYTES if dtype.is_nested() else _TEXT_BYTES if dtype in (pl.String, pl.Binary) else _PLAIN_BYTES
         for dtype in schema.values()
     )
+    return max(10_000, PIECE_BYTES // row)

@@ -54,8 +54,8 @@ class World:
         options = {"sets": self.sets, **options}
         return historical_features(self.registry, self.offline, spine, features, **options)
 
-    def rebuild(self, name: str) -> TrainingSet:
-        return rebuild(name, sets=self.sets, snapshot=self.published.snapshot, offline=self.offline)
+    def rebuild(self, name: str, **options: Any) -> TrainingSet:
+        return rebuild(name, sets=self.sets, snapshot=self.published.snapshot, offline=self.offline, **options)
 
 
 def _schema(view: ViewSpec) -> dict[str, Any]:

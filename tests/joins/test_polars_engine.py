@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_assets.errors import RequestError
-from feature_assets.joins import FOUND, TIME, History, engine_named
-from feature_assets.joins import polars as room
+from feature_assets.joins import FOUND, ROWS_HELD, TIME, History, engine_named
 from feature_assets.spec import PUBLICATION
 from tests.promises.oracle import Moment, Row, by_loop, by_sql
 
@@ -71,7 +70,14 @@ def cases() -> st.SearchStrategy[Case]:
 
 
 def looked_up(
-    history: list[Row], moments: list[Moment], ttl: int | None, *, cutoff: bool, created: bool = True, pieces: int = 1
+    history: list[Row],
+    moments: list[Moment],
+    ttl: int | None,
+    *,
+    cutoff: bool,
+    created: bool = True,
+    pieces: int = 1,
+    held: int = ROWS_HELD,
 ) -> list[int | None]:
     width = len(moments[0].keys) if moments else len(history[0].keys) if history else 0
     kinds = [pl.String, pl.String, pl.Int64][:width]
@@ -106,7 +112,7 @@ def looked_up(
         ("value",),
         len(history),
     )
-    lookup = engine_named("polars")(asked).lookup(asked_of)
+    lookup = engine_named("polars")(asked, held).lookup(asked_of)
     step = -(-len(moments) // pieces) or 1
     frames = [lookup.values(at, min(step, len(moments) - at)) for at in range(0, len(moments), step)]
     answers = pl.concat(frames or [lookup.values(0, 0)])
@@ -136,13 +142,20 @@ def test_without_a_created_timestamp_the_publication_decides(
     assert answers == [None if row is None else row.value for row in expected]
 
 
-@given(cases(), st.integers(1, 4))
-def test_a_share_of_the_keys_at_a_time_gives_the_same(case: Case, size: int) -> None:
+@given(cases(), st.integers(0, 4))
+@settings(max_examples=200)
+def test_a_span_of_time_after_the_other_gives_the_same(case: Case, held: int) -> None:
     history, moments, ttl, cutoff = case
-    whole = looked_up(history, moments, ttl, cutoff=cutoff)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "ROWS_PER_PASS", size)
-        assert looked_up(history, moments, ttl, cutoff=cutoff) == whole
+    expected = [by_loop(moment, history, ttl=ttl, cutoff=cutoff) for moment in moments]
+    answers = looked_up(history, moments, ttl, cutoff=cutoff, held=held)
+    assert answers == [None if row is None else row.value for row in expected]
+
+
+def test_a_key_with_a_long_history_is_joined_span_by_span() -> None:
+    """A share of the keys at a time would be all of it at once."""
+    history = [Row((), n * 10, None, n, n) for n in range(200)]
+    moments = [Moment((), n * 10 + 5) for n in range(200)]
+    assert looked_up(history, moments, None, cutoff=True, held=7) == list(range(200))
 
 
 def test_a_row_that_was_created_late_hides_nothing_before_it_was() -> None:

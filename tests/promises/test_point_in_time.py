@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feature_assets.historical import Progress, budget
 from feature_assets.spec import Field, ViewProjection
 from feature_assets.types import Float64, Int64, String, moment
 from tests.historical.world import CLOCK, NOON, World, view
@@ -160,13 +161,8 @@ def world() -> Iterator[World]:
         yield World(Path(folder), *VIEWS)
 
 
-@given(drawn() | st.integers(0, 2**32).map(rolled), st.booleans(), st.sampled_from([None, 1, 4]), st.booleans())
-@settings(max_examples=max(10, settings().max_examples // 2))
-def test_every_row_has_what_was_known_at_its_time(
-    case: tuple[Published, list[SpineRow]], cutoff: bool, batch: int | None, lazy: bool
-) -> None:
-    published, rows = case
-    frame = pl.DataFrame(
+def spine_of(rows: Sequence[SpineRow]) -> pl.DataFrame:
+    return pl.DataFrame(
         {
             "label": range(len(rows)),
             "origin": [row[0] for row in rows],
@@ -175,16 +171,59 @@ def test_every_row_has_what_was_known_at_its_time(
         },
         schema={"label": pl.Int64, "origin": pl.String, "dest": pl.String, "event_timestamp": pl.Int64},
     ).with_columns(pl.col("event_timestamp").cast(CLOCK))
+
+
+def check(answer: pl.DataFrame, rows: Sequence[SpineRow], stored: dict[str, list[Row]], *, cutoff: bool) -> None:
+    spine = spine_of(rows)
+    assert answer.columns == [*spine.columns, *ANSWERS]
+    assert answer.select(spine.columns).equals(spine)
+    for name in ANSWERS:
+        found = [bits(value) for value in answer[name]]
+        assert found == [bits(value) for value in expected(rows, stored, name, cutoff=cutoff)], name
+
+
+cases = drawn() | st.integers(0, 2**32).map(rolled)
+
+
+@given(cases, st.booleans(), st.sampled_from([None, 1, 4]), st.booleans())
+@settings(max_examples=max(10, settings().max_examples // 2))
+def test_every_row_has_what_was_known_at_its_time(
+    case: tuple[Published, list[SpineRow]], cutoff: bool, batch: int | None, lazy: bool
+) -> None:
+    published, rows = case
+    frame = spine_of(rows)
     with world() as here:
         stored = {each.name: history(here, each, published[each.name]) for each in VIEWS}
         asked = here.ask(frame.lazy() if lazy else frame, REFERENCES, full_feature_names=True, created_cutoff=cutoff)
         answer = pl.concat(asked.batches(batch)) if batch else asked.collect()
     assert answer.schema == asked.schema
-    assert answer.columns == [*frame.columns, *ANSWERS]
-    assert answer.select(frame.columns).equals(frame)
-    for name in ANSWERS:
-        found = [bits(value) for value in answer[name]]
-        assert found == [bits(value) for value in expected(rows, stored, name, cutoff=cutoff)], name
+    check(answer, rows, stored, cutoff=cutoff)
+
+
+@given(cases, st.booleans(), st.sampled_from([None, 1, 4]), st.sampled_from([1, 3_000, 6_000, 12_000]), st.booleans())
+@settings(max_examples=max(10, settings().max_examples // 4))
+def test_the_same_rows_come_out_of_little_memory(
+    case: tuple[Published, list[SpineRow]], cutoff: bool, batch: int | None, limit: int, lazy: bool
+) -> None:
+    """From one row and one row of history at a time up to about 20 of them."""
+    published, rows = case
+    frame = spine_of(rows)
+    told: list[Progress] = []
+    with world() as here, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget, "LEAST", 0)
+        stored = {each.name: history(here, each, published[each.name]) for each in VIEWS}
+        asked = here.ask(
+            frame.lazy() if lazy else frame,
+            REFERENCES,
+            full_feature_names=True,
+            created_cutoff=cutoff,
+            memory_limit=limit,
+            progress=told.append,
+        )
+        batches = list(asked.batches(batch))
+    assert all(each.height == (batch or each.height) for each in batches[:-1])
+    check(pl.concat(batches), rows, stored, cutoff=cutoff)
+    assert told[-1].done == told[-1].rows == len(rows)
 
 
 @pytest.mark.parametrize("off, found", [(-1, False), (0, True), (TTL // timedelta(microseconds=1), True)])

@@ -1,0 +1,222 @@
+"""A spine that is joined part by part, so that no more than some rows are in memory, and answered in its own order.
+
+Parts are rows that follow one another, where their times lie together too: of a history each part reads its own time only.
+Otherwise every part would read all of it, so the rows are parted by time first, on disk; the answers are kept there as
+well, and read back in the order of the spine.
+"""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from feature_assets.errors import StoreError, StoreFull
+from feature_assets.historical.budget import Budget
+from feature_assets.historical.spine import Spine
+
+log = logging.getLogger(__name__)
+
+_QUANTILES: Final = 256
+_FAR: Final = 2
+"""Parts whose times together span so many times the spine's are parted by time."""
+
+_WORTH: Final = 3
+"""Parting by time writes and reads spine and answer about so many times more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a training set is: so many of its rows are done. `stage` is "joining", then, where they have to be brought
+    back into the spine's order, "ordering".
+    """
+
+    stage: str
+    done: int
+    rows: int
+
+
+class Parts:
+    """The parts of one spine.
+
+    Args:
+        spine: the rows.
+        times: of so many rows from an offset on their times; checks them, and their keys.
+        join: the answer to some rows, in their order.
+        budget: what may be in memory at once.
+        history_rows: how many rows all histories have together.
+        progress: is told how far it is.
+    """
+
+    def __init__(
+        self,
+        spine: Spine,
+        times: Callable[[int, int], pl.Series],
+        join: Callable[[pl.DataFrame], pl.DataFrame],
+        *,
+        budget: Budget,
+        history_rows: int,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self._spine, self._times, self._join, self._budget = spine, times, join, budget
+        self._history_rows, self._progress = history_rows, progress
+
+    def answers(self) -> Iterator[pl.DataFrame]:
+        """The answer to all rows, in the spine's order, a part at a time; one empty part if there are none."""
+        self._spine.read(into_memory=False)
+        height, size = self._spine.height, self._budget.rows
+        if height <= size:
+            yield self._answer(self._spine.slice(0, height), 0)
+            return
+        spans = [_Span.of(self._times(offset, size)) for offset in range(0, height, size)]
+        if len(spans) > 1 and (len(spans) - 1) * self._history_rows > _WORTH * height and _far(spans):
+            yield from self._by_time(_cuts(spans), height)
+            return
+        offset = 0
+        while offset < height:
+            rows = self._spine.slice(offset, self._budget.rows)
+            yield self._answer(rows, offset)
+            offset += rows.height
+
+    def _answer(self, rows: pl.DataFrame, done: int) -> pl.DataFrame:
+        answer = self._join(rows)
+        self._budget.seen(answer)
+        self._tell("joining", done + rows.height)
+        return answer
+
+    def _tell(self, stage: str, done: int) -> None:
+        log.info("training set: %s rows=%d of=%d", stage, done, self._spine.height)
+        self._progress(Progress(stage, done, self._spine.height))
+
+    def _by_time(self, cuts: pl.Series, height: int) -> Iterator[pl.DataFrame]:
+        number, part = _free("__number", self._spine.schema), _free("__part", self._spine.schema)
+        with tempfile.TemporaryDirectory(prefix="feature-assets-") as folder, _room():
+            parted = self._parted(Path(folder), cuts, number, part)
+            answers: list[Path] = []
+            done = 0
+            for paths in parted:
+                for rows in self._slices(paths):
+                    answer = self._answer(rows.drop(number), done).with_columns(rows[number])
+                    answers.append(Path(folder) / f"answer-{len(answers):06d}.parquet")
+                    group = max(1, answer.height // len(parted))
+                    answer.sort(number).write_parquet(answers[-1], compression="lz4", row_group_size=group)
+                    done += rows.height
+                for path in paths:
+                    path.unlink()
+            yield from self._in_order(answers, number, height)
+
+    def _parted(self, folder: Path, cuts: pl.Series, number: str, part: str) -> list[list[Path]]:
+        """The files with the rows of each part of the time, each row with its number."""
+        numbers, size = count(), self._budget.rows
+        files: dict[int, list[Path]] = {}
+
+        def pieces(*_: object) -> Iterator[pl.DataFrame]:
+            for offset in range(0, self._spine.height, size):
+                rows = self._spine.slice(offset, size)
+                # A row without a time has no answer, wherever it is.
+                times = self._times(offset, size).to_physical().fill_null(0)
+                yield rows.with_columns(
+                    pl.int_range(offset, offset + rows.height, dtype=pl.Int64, eager=True).alias(number),
+                    cuts.search_sorted(times, side="right").cast(pl.Int32).alias(part),
+                )
+
+        def named(file: pl.FileProviderArgs) -> str:
+            key = int(file.partition_keys[part].item())
+            name = f"part-{key:06d}-{next(numbers)}.parquet"
+            files.setdefault(key, []).append(folder / name)
+            return name
+
+        schema = {**self._spine.schema, number: pl.Int64(), part: pl.Int32()}
+        register_io_source(pieces, schema=schema).sink_parquet(
+            pl.PartitionBy(folder, key=part, include_key=False, file_path_provider=named),
+            compression="lz4",
+            row_group_size=max(1, size // (len(cuts) + 1)),
+        )
+        return [files[key] for key in sorted(files)]
+
+    def _slices(self, paths: list[Path]) -> Iterator[pl.DataFrame]:
+        rows = pl.scan_parquet(paths, glob=False, hive_partitioning=False)
+        height, offset = rows.select(pl.len()).collect().item(), 0
+        while offset < height:
+            piece = rows.slice(offset, self._budget.rows).collect(engine="streaming")
+            yield piece
+            offset += piece.height
+
+    def _in_order(self, answers: Sequence[Path], number: str, height: int) -> Iterator[pl.DataFrame]:
+        rows, size = pl.scan_parquet(list(answers), glob=False, hive_partitioning=False), self._budget.rows
+        for offset in range(0, height, size):
+            piece = rows.filter(pl.col(number) >= offset, pl.col(number) < offset + size)
+            found = piece.collect(engine="streaming").sort(number)
+            if found.height != min(size, height - offset):
+                raise StoreError("Rows that were joined are no longer in the temporary folder. Repeat the request.")
+            yield found.drop(number)
+            self._tell("ordering", offset + found.height)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """The times of a part: from when to when, and some in between, as many between each two."""
+
+    first: int | None
+    last: int | None
+    quantiles: pl.Series
+
+    @classmethod
+    def of(cls, times: pl.Series) -> "_Span":
+        there = times.to_physical().drop_nulls().sort()
+        if there.is_empty():
+            return cls(None, None, there)
+        some = min(_QUANTILES, len(there))
+        return cls(there[0], there[-1], there.gather([n * (len(there) - 1) // max(1, some - 1) for n in range(some)]))
+
+
+def _far(spans: Sequence[_Span]) -> bool:
+    there = [(span.first, span.last) for span in spans if span.first is not None and span.last is not None]
+    if not there:
+        return False
+    whole = max(last for _, last in there) - min(first for first, _ in there)
+    return sum(last - first for first, last in there) > _FAR * whole
+
+
+def _cuts(spans: Sequence[_Span]) -> pl.Series:
+    """Times that part all rows into about as many parts as there are spans, with about as many rows each."""
+    times = pl.concat([span.quantiles for span in spans]).sort()
+    places = [n * len(times) // len(spans) for n in range(1, len(spans))]
+    return times.gather(places).unique().sort()
+
+
+def _free(name: str, taken: pl.Schema) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        if StoreFull.is_told_by(error):
+            raise StoreFull.of_temporary(tempfile.gettempdir(), "the rows that are joined") from error
+        raise
+
+
+def rebatched(frames: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
+    """The same rows, so many at a time; the last frame has what is left."""
+    waiting: list[pl.DataFrame] = []
+    held, given = 0, False
+    for frame in frames:
+        waiting.append(frame)
+        held += frame.height
+        while held >= rows:
+            together = pl.concat(waiting)
+            yield together.slice(0, rows)
+            waiting, held, given = [together.slice(rows)], held - rows, True
+    if held or not given:
+        yield pl.concat(waiting)
