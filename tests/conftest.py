@@ -13,8 +13,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # Before anything is imported that reads them: a test sees nothing of its user's platform, and reaches nothing outside.
-for name in [name for name in os.environ if name.startswith(("FEATURE_ASSETS_", "DAGSTER_"))]:
-    del os.environ[name]
+# What begins with FEATURE_ASSETS_TEST_ is meant for the tests.
+for name in list(os.environ):
+    if name.startswith(("FEATURE_ASSETS_", "DAGSTER_")) and not name.startswith("FEATURE_ASSETS_TEST_"):
+        del os.environ[name]
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 

@@ -2,9 +2,9 @@
 
 `PUT /_faults` takes a list of {"operation", "how", "share", "only"} as JSON: from then on that share of the calls of an
 operation ("*" for all of them) goes wrong, of those that have "only" in what they send. `how` is "drop", which cuts the
-connection, or a status, 500 or 503: with these the call is done and only its answer is lost; "throttle" refuses the call,
-and "unprocessed" leaves half of a batch undone. A share of 1 means every call once: the next of the same content goes
-well, as a repeated one does.
+connection, or a status, 500 or 503: with these the call is done and only its answer is lost; "unprocessed" leaves half of
+a batch undone; the name of one of DynamoDB's errors refuses the call with it. A share of 1 means every call once: the next
+of the same content goes well, as a repeated one does; 2 means every call.
 """
 
 import json
@@ -44,7 +44,7 @@ class Faults:
         return self._application(environ, start_response)  # type: ignore[no-any-return]
 
     def _goes_wrong(self, share: float, operation: str, body: bytes) -> bool:
-        if share < 1:
+        if share != 1:
             return self._random.random() < share
         known = (operation, body) in self._seen
         self._seen.add((operation, body))
@@ -53,8 +53,8 @@ class Faults:
     def _wrong(
         self, how: str, operation: str, body: bytes, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        if how == "throttle":
-            return self._told(start_response, "400 Bad Request", "ProvisionedThroughputExceededException")
+        if how.endswith("Exception"):
+            return self._told(start_response, "400 Bad Request", how)
         if how == "unprocessed":
             return self._half(operation, body, environ, start_response)
         list(self._application(environ, lambda *_: None))

@@ -1,43 +1,19 @@
 """The online store on DynamoDB keeps the contract of all online stores."""
 
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from feature_assets.errors import ConfigurationError, ContractBroken
+from feature_assets.errors import ConfigurationError
 from feature_assets.online import open_online_store
 from feature_assets.online.dynamodb import DynamoOnlineStore
 from feature_assets.online.dynamodb.catalogue import SECONDS_TO_EXPIRE
 from feature_assets.online.protocol import AppliedPublication, WriteCount
-from feature_assets.spec import Entity, Field, ViewSpec
 from feature_assets.testing import OnlineStoreContract, minute, online_rows
 from feature_assets.testing.online import COUNTER, WEATHER, weather
-from feature_assets.types import String
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """A DynamoDB over HTTP: that of the environment, or moto's."""
-    if given := os.environ.get("FEATURE_ASSETS_TEST_DYNAMODB"):
-        yield given
-        return
-    command = [sys.executable, str(Path(__file__).with_name("dynamodb_server.py"))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-        server.kill()
-
-
-@pytest.fixture(autouse=True)
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
 
 
 class TestDynamoDB(OnlineStoreContract):
@@ -131,25 +107,3 @@ class TestDynamoDB(OnlineStoreContract):
 def test_a_url_that_cannot_be_right_says_why(url: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         open_online_store(url)
-
-
-def test_rows_and_keys_that_are_too_large_are_refused_before_anything_is_written(endpoint: str) -> None:
-    store = open_online_store(f"dynamodb:t{uuid4().hex[:10]}?region=us-east-1&endpoint={endpoint}")
-    view = ViewSpec(
-        name="large",
-        entities=(Entity("document", {"path": String}),),
-        features=(Field("text", String),),
-        event_timestamp="at",
-    )
-    store.prepare(view)
-    small = {"path": "a", "at": minute(1), "text": "x"}
-    for row, message in (
-        ({**small, "text": "é" * 210_000}, r"the row of path='a' takes 4\d{5} bytes in DynamoDB"),
-        ({**small, "path": "p" * 2_050}, r"a key takes 20\d\d bytes in DynamoDB, and 2048 is its limit"),
-    ):
-        with pytest.raises(ContractBroken, match=message):
-            store.write(view, online_rows(view, [small, row]), None)
-    assert store.stored(view).is_empty()
-    almost = {**small, "text": "x" * 400_000}
-    assert store.write(view, online_rows(view, [almost]), None) == WriteCount(written=1)
-    store.close()

@@ -1,17 +1,17 @@
 """DynamoDB's answers are lost, its calls throttled, its batches half done: what was acknowledged is what is there."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from datetime import timedelta
 from threading import Barrier
 from uuid import uuid4
 
+import boto3
 import httpx
+import msgspec
 import pytest
 
-from feature_assets.errors import StoreUnavailable
+from feature_assets.errors import StoreError, StoreUnavailable
 from feature_assets.online import open_online_store
 from feature_assets.online.dynamodb import DynamoOnlineStore, calls
 from feature_assets.online.dynamodb import store as dynamodb_store
@@ -24,12 +24,8 @@ NAMES = [f"k{number}" for number in range(120)]
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    command = [sys.executable, str(Path(__file__).with_name("dynamodb_server.py"))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-        server.kill()
+def endpoint(spoiled_endpoint: str) -> str:
+    return spoiled_endpoint
 
 
 @pytest.fixture
@@ -44,8 +40,6 @@ def faults(endpoint: str) -> Iterator[Faults]:
 
 @pytest.fixture
 def store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[DynamoOnlineStore]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     # Else a first publication goes through a table of its own from 2,000 rows on.
     monkeypatch.setattr(dynamodb_store, "_WORTH_A_LOAD", len(NAMES))
     url = f"dynamodb:t{uuid4().hex[:10]}?region=us-east-1&endpoint={endpoint}&consistent=true"
@@ -119,7 +113,9 @@ def test_a_table_whose_move_was_not_heard_of_is_kept(store: DynamoOnlineStore, f
     assert store.doctor() == []
 
 
-@pytest.mark.parametrize("operation, how", [("PutItem", "throttle"), ("*", "503"), ("*", "drop")])
+@pytest.mark.parametrize(
+    "operation, how", [("PutItem", "ProvisionedThroughputExceededException"), ("*", "503"), ("*", "drop")]
+)
 def test_throttled_and_lossy_all_of_it_arrives(
     operation: str, how: str, store: DynamoOnlineStore, faults: Faults
 ) -> None:
@@ -140,13 +136,45 @@ def test_batches_that_are_left_half_done_are_finished(store: DynamoOnlineStore, 
     assert temps(store, NAMES[:100]) == [1.0] * 100
 
 
+def test_recovery_is_asked_for_until_the_table_is_old_enough(endpoint: str, faults: Faults) -> None:
+    faults("UpdateContinuousBackups", "ContinuousBackupsUnavailableException")
+    prefix = f"t{uuid4().hex[:10]}"
+    store = open_online_store(f"dynamodb:{prefix}?region=us-east-1&endpoint={endpoint}&recovery=true")
+    store.prepare(WEATHER)
+    store.close()
+    client = boto3.client("dynamodb", region_name="us-east-1", endpoint_url=endpoint)
+    for table in ("catalogue", "weather.v1"):
+        found = client.describe_continuous_backups(TableName=f"{prefix}.{table}")["ContinuousBackupsDescription"]
+        assert found["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"] == "ENABLED"
+
+
+@pytest.mark.parametrize(
+    "operation, option, instead",
+    [("UpdateTimeToLive", "", "expire=false"), ("UpdateContinuousBackups", "&recovery=true", "recovery=false")],
+)
+def test_a_stand_in_that_cannot_do_all_of_it_is_done_without_by_an_option(
+    endpoint: str, faults: Faults, operation: str, option: str, instead: str
+) -> None:
+    faults(operation, "UnknownOperationException", 2)
+    url = f"dynamodb:t{uuid4().hex[:10]}?region=us-east-1&endpoint={endpoint}{option}"
+    view = msgspec.structs.replace(WEATHER, ttl=timedelta(hours=1))
+    store = open_online_store(url)
+    with pytest.raises(StoreError, match=f"does not know '.*add {instead} to the URL"):
+        store.prepare(view)
+    store.close()
+    store = open_online_store(f"{url.removesuffix(option)}&{instead}")
+    store.prepare(view)
+    assert store.write(view, rows(NAMES[:1], 1, 1, 0.0), None) == WriteCount(written=1)
+    store.close()
+
+
 def test_what_is_never_processed_is_an_error_and_no_missing_row(
     store: DynamoOnlineStore, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calls, "_SECONDS_TO_READ", 0.3)
     store.prepare(WEATHER)
     store.write(WEATHER, rows(NAMES[:6], 3, 1, 1.0), None)
-    faults("BatchGetItem", "unprocessed", 0.999)
+    faults("BatchGetItem", "unprocessed", 2)
     with pytest.raises(StoreUnavailable, match=r"did not read \d of table .*weather.v1 in time") as refused:
         temps(store, NAMES[:6])
     (note,) = refused.value.__notes__

@@ -29,6 +29,13 @@ _FIRST_WAIT = 0.02
 _LONGEST_WAIT = 1.0
 _READS: Final = frozenset({"batch_get_item", "get_item", "query", "scan"})
 
+# What stand-ins for DynamoDB may not know, and what in the store's URL does without it.
+_DONE_WITHOUT: Final = {
+    "describe_time_to_live": "expire=false",
+    "update_time_to_live": "expire=false",
+    "update_continuous_backups": "recovery=false",
+}
+
 Item = dict[str, dict[str, Any]]
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -44,6 +51,10 @@ class InUse(Exception):
 
 class Refused(Exception):
     """A condition was not met."""
+
+
+class NotYet(Exception):
+    """The table was made too short a time ago for this."""
 
 
 class Calls:
@@ -64,6 +75,7 @@ class Calls:
             NotThere: there is no such table.
             InUse: there is such a table, or it is just being made or deleted.
             Refused: the condition was not met.
+            NotYet: the table is too new for it.
             StoreError: it failed, again and again where that may help.
         """
         client = self._client()
@@ -204,6 +216,13 @@ class Calls:
             return NotThere()
         if code == "ResourceInUseException":
             return InUse()
+        if code == "ContinuousBackupsUnavailableException":
+            return NotYet()
+        if code == "UnknownOperationException" and operation in _DONE_WITHOUT:
+            return StoreError(
+                f"{self.described} does not know '{operation}'. To do without it, add {_DONE_WITHOUT[operation]} to the "
+                "URL of the store."
+            )
         if code in ("AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException"):
             return StoreUnavailable(
                 f"{self.described} refused '{operation}' ({code}). Look at this role's permissions."
@@ -215,7 +234,7 @@ class Calls:
                 f"{self.described} throttled '{operation}' {_ATTEMPTS} times. Try again later, or raise the capacity."
             )
         return StoreError(
-            f"{self.described} did not '{operation}': {error.response.get('Error', {}).get('Message', code)}"
+            f"{self.described} did not '{operation}': {error.response.get('Error', {}).get('Message') or code}"
         )
 
     def _count(self, operation: str, consumed: Any) -> None:

@@ -13,7 +13,7 @@ stops where it cannot; once that is old enough, its writer writes no more.
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from feature_assets.errors import PublicationConflict, StoreUnavailable, TableMissing
-from feature_assets.online.dynamodb.calls import Calls, InUse, Item, NotThere, Refused
+from feature_assets.online.dynamodb.calls import Calls, InUse, Item, NotThere, NotYet, Refused
 from feature_assets.online.dynamodb.keys import KEY
 from feature_assets.online.protocol import AppliedPublication, Ledger, LedgerEntry, column_types, refuse_other_types
 from feature_assets.spec import ViewSpec
@@ -137,13 +137,9 @@ class Catalogue:
             options["Tags"] = [{"Key": tag, "Value": value} for tag, value in location.tags.items()]
         with suppress(InUse):
             self._create(name, key, options)
-        self._wait_for(name)
+        self._until_ready(name, self._is_active)
         if location.recovery:
-            self._calls.call(
-                "update_continuous_backups",
-                TableName=name,
-                PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
-            )
+            self._until_ready(name, self._make_recoverable)
 
     def _create(self, name: str, key: Sequence[tuple[str, str]], options: Mapping[str, Any]) -> None:
         self._calls.call(
@@ -157,12 +153,28 @@ class Catalogue:
             **options,
         )
 
-    def _wait_for(self, name: str) -> None:
+    def _is_active(self, name: str) -> bool:
+        with suppress(NotThere):
+            table = self._calls.call("describe_table", TableName=name)["Table"]
+            return table["TableStatus"] in ("ACTIVE", "UPDATING")
+        return False
+
+    def _make_recoverable(self, name: str) -> bool:
+        # DynamoDB refuses that for a while after it has made a table.
+        with suppress(NotYet):
+            self._calls.call(
+                "update_continuous_backups",
+                TableName=name,
+                PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
+            )
+            return True
+        return False
+
+    def _until_ready(self, name: str, ready: Callable[[str], bool]) -> None:
         deadline = time.monotonic() + _SECONDS_TO_MAKE
         while time.monotonic() < deadline:
-            with suppress(NotThere):
-                if self._calls.call("describe_table", TableName=name)["Table"]["TableStatus"] in ("ACTIVE", "UPDATING"):
-                    return
+            if ready(name):
+                return
             time.sleep(0.05 if self._calls.location.endpoint else 1.0)
         raise StoreUnavailable(
             f"{self._calls.described}: table {name} was not ready in {_SECONDS_TO_MAKE:.0f} s. Try again."
