@@ -46,7 +46,7 @@ ROOMS = {
     "sqlite_utils": {"online/sqlite"},
     "apsw": {"online/sqlite"},
     "obstore": {"objects"},
-    "boto3": {"online/dynamodb"},
+    "boto3": {"online/dynamodb", "streams/kinesis_calls.py"},
     "confluent_kafka": {"streams/kafka.py", "streams/decoding"},
     "fastavro": {"streams/decoding"},
     "google.protobuf": {"streams/decoding"},

@@ -67,7 +67,7 @@ def stream_feature_view(
     def declare(function: Callable[..., Any]) -> StreamFeatureView:
         if not isinstance(source, StreamSource):
             raise DeclarationError(
-                f"@stream_feature_view takes source=PushSource(…) or KafkaSource(…), not {source!r}."
+                f"@stream_feature_view takes source=PushSource(…), KafkaSource(…) or KinesisSource(…), not {source!r}."
             )
         if source.name == declaration.get("name", getattr(function, "__name__", "")):
             raise DeclarationError(

@@ -73,7 +73,7 @@ def _check_stream(registry: Registry, view: ViewSpec) -> None:
     if not isinstance(source, StreamSource):
         raise DeclarationError(
             f"View '{view.name}' takes the rows of '{view.stream.source}', which is no source of a stream in this registry. "
-            "Declare a PushSource or a KafkaSource of that name."
+            "Declare a PushSource, KafkaSource or KinesisSource of that name."
         )
     check_stream(view, source)
     fields_of(source, registry.fed_by(source.name))

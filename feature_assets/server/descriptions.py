@@ -16,6 +16,7 @@ from feature_assets.spec import (
     FileSource,
     Function,
     KafkaSource,
+    KinesisSource,
     OnDemandViewSpec,
     RecordSource,
     RequestSource,
@@ -294,6 +295,8 @@ def _source_options(source: Any) -> Json:
         return {"fileOptions": {"uri": source.path, "fileFormat": "delta"}}
     if isinstance(source, KafkaSource):
         return {"kafkaOptions": {"topic": ",".join(source.topics)}}
+    if isinstance(source, KinesisSource):
+        return {"kinesisOptions": {"streamName": source.stream}}
     return (
         {"sqlOptions": {"query": source.query, "connection": source.connection}}
         if isinstance(source, SqlSource)

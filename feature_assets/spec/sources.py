@@ -11,6 +11,7 @@ from feature_assets.spec.base import Field, Spec, check_distinct, check_name
 from feature_assets.spec.formats import Format, JsonFormat
 from feature_assets.types import String, Timestamp
 
+_STREAM = re.compile(r"(arn:aws[a-z-]*:kinesis:[a-z0-9-]+:[0-9]{12}:stream/)?[A-Za-z0-9._-]{1,128}")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -196,7 +197,27 @@ class KafkaSource(RecordSource, frozen=True, kw_only=True, tag="kafka"):
         return (*RecordSource.beside_value.fget(self), *self.header_fields)  # type: ignore[attr-defined]
 
 
-LogSource = KafkaSource
+class KinesisSource(RecordSource, frozen=True, kw_only=True, tag="kinesis"):
+    """Records of a Kinesis stream, by its name or ARN. The record's key is its partition key.
+
+    Consumers of one `group`, "feature-assets.<name>" if none is given, share the shards. Without `[stream.connections.…]` of
+    that name, region and credentials are found as the AWS command line finds them.
+    """
+
+    stream: str
+    connection: str = "kinesis"
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        RecordSource.__post_init__(self)
+        if not _STREAM.fullmatch(self.stream):
+            raise DeclarationError(
+                f"KinesisSource '{self.name}': {self.stream!r} is no stream; give its name (1 to 128 letters, digits, dots, "
+                "hyphens and underscores) or its ARN."
+            )
+
+
+LogSource = KafkaSource | KinesisSource
 """What consumers read."""
 
 StreamSource = PushSource | LogSource

@@ -120,7 +120,7 @@ def _together(*changed: dict[str, Any]) -> None:
 
 
 WRONG: dict[str, tuple[Any, str]] = {
-    "no push source": (lambda: _declared(FileSource(name="f", path="p")), r"or KafkaSource\(…\), not FileSource"),
+    "no push source": (lambda: _declared(FileSource(name="f", path="p")), r"or KinesisSource\(…\), not FileSource"),
     "its own name": (lambda: _declared(trips, name="trips"), "takes the rows of a source of its own name"),
     "a window": (
         lambda: PushSource(name="p", timestamp_field="at"),
