@@ -104,12 +104,22 @@ def prepare_feast(python: Path, folder: Path, discovery: str) -> None:
     folder.mkdir()
     for view in VIEWS:
         rows(view).write_parquet(folder / f"{view}.parquet")
-    script = Path(__file__).with_name("feast_repo.py")
-    with script.open("rb") as text:
+    apply_feast(python, "feast_repo.py", folder, discovery)
+
+
+def apply_feast(python: Path, script: str, folder: Path, discovery: str) -> None:
+    """Have Feast's Python run a script of this folder."""
+    with Path(__file__).with_name(script).open("rb") as text:
         # Not by its path: beside it lies this file, which Python would take for its own `http`.
         command = [str(python), "-", str(folder), discovery]
         made = subprocess.run(command, stdin=text, capture_output=True, text=True, check=False, env=_quietly())
     assert made.returncode == 0, made.stderr
+
+
+def feast_server(python: Path, folder: Path, port: int) -> list[str]:
+    """The command that serves a repository of Feast as fast as it goes."""
+    options = ["--no-access-log", "--max-requests", "0", "--registry_ttl_sec", "3600"]
+    return [str(python.with_name("feast")), "-c", str(folder), "serve", "--port", str(port), *options]
 
 
 def _quietly() -> dict[str, str]:
@@ -117,7 +127,7 @@ def _quietly() -> dict[str, str]:
 
 
 @contextmanager
-def issuing(folder: Path) -> Iterator[tuple[str, str]]:
+def issuing(folder: Path, scope: str = "features:read") -> Iterator[tuple[str, str]]:
     """An issuer on this machine, and a token of its."""
     key = RSAKey.generate_key(2048, {"kid": "benchmark", "use": "sig", "alg": "RS256"})
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
@@ -137,7 +147,7 @@ def issuing(folder: Path) -> Iterator[tuple[str, str]]:
     now = int(time.time())
     claims = {
         "iss": url, "aud": AUDIENCE, "sub": "scorer", "client_id": "scorer", "jti": "1", "iat": now, "exp": now + 36_000,
-        "scope": "features:read",
+        "scope": scope,
     }  # fmt: skip
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -276,9 +286,7 @@ def run(seconds: int, rounds: int) -> None:
             print("Feast, with the cryptography that it checks tokens with, is not installed here, and is left out.")
         else:
             prepare_feast(python, folder / "feast", f"{issuer}/.well-known/openid-configuration")
-            options = ["--no-access-log", "--max-requests", "0", "--registry_ttl_sec", "3600"]
-            chdir = ["-c", str(folder / "feast"), "serve", "--port", str(ports["feast"])]
-            commands["feast"] = [str(python.with_name("feast")), *chdir, *options]
+            commands["feast"] = feast_server(python, folder / "feast", ports["feast"])
         servers = {
             one: stack.enter_context(serving(one, command, ports[one], folder)) for one, command in commands.items()
         }
