@@ -3,12 +3,15 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal as PyDecimal
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -102,15 +105,18 @@ def with_weather(folder: Path, **server: Any) -> Platform:
 
 def ask(made: Platform, address: tuple[str, int], times: int) -> list[str]:
     """Ask so often; the ids of the requests."""
+    return [request for request, _ in answered(made, address, times)]
+
+
+def answered(made: Platform, address: tuple[str, int], times: int) -> Iterator[tuple[str, str]]:
+    """Ask so often; the id of each request, and the registry that it was answered by."""
     body = {"feature_service": "weathered", "entities": {"origin": ["JFK", "LGA"]}}
-    found = []
     headers = bearer(made.token())
     for _ in range(times):
         # A connection of its own each: processes share them out.
         answer = httpx.post("http://{}:{}/get-online-features".format(*address), json=body, headers=headers)
         assert answer.status_code == 200, answer.text
-        found.append(answer.headers["x-request-id"])
-    return found
+        yield answer.headers["x-request-id"], answer.headers["x-feature-registry"]
 
 
 def in_log(made: Platform) -> list[tuple[str, int]]:
@@ -184,6 +190,33 @@ def test_the_log_goes_on_while_its_service_changes(tmp_path: Path) -> None:
     with FeatureStore(made.settings) as store:
         found = store.get_served_features("weathered").collect().sort("request_id")
     assert found.select("request_id", "wind", "felt").rows() == [("a", 11.0, None), ("b", 11.0, 7.5), ("c", 11.0, 7.5)]
+    made.store.close()
+
+
+def test_a_server_logs_on_while_a_feature_gets_another_type(tmp_path: Path) -> None:
+    """The view goes to version 2 under a server that answers: every answer of either version is in the log, once."""
+    made = with_weather(tmp_path, feature_log_seconds=0.1)
+    made.past(WEATHER, ("JFK", NOW, 40.5, 11.0), ("LGA", NOW, None, 3.5))
+    with served(made, tmp_path / "server.log", workers=2) as address:
+        asked = {"wind of floats": ask(made, address, 10)}
+        retyped = msgspec.structs.replace(WEATHER, version=2, features=(Field("temp", Float64), Field("wind", Int64)))
+        made.objects.remove(WEATHER)
+        made.add(retyped, ("JFK", NOW, 40.5, 12), ("LGA", NOW, None, 4))
+        made.past(retyped, ("JFK", NOW, 40.5, 12), ("LGA", NOW, None, 4))
+        digest, both = made.publish(), list[tuple[str, str]]()
+        while {by for _, by in both[-20:]} != {digest}:
+            both += answered(made, address, 20)
+        asked["while both are served"] = [request for request, _ in both]
+        asked["wind of whole numbers"] = ask(made, address, 10)
+    with FeatureStore(made.settings) as store:
+        rows = store.get_served_features("weathered", statuses=True).collect()
+        skew = {one.feature: (one.rows, one.equal) for one in store.skew("weathered")}
+    assert sorted(rows.select("request_id", "request_row").rows()) == rows_of([*chain(*asked.values())])
+    wind = {name: set(rows.filter(pl.col("request_id").is_in(of))["wind"]) for name, of in asked.items()}
+    assert wind["wind of floats"] == {None}
+    assert wind["wind of whole numbers"] == {12, 4}
+    whole = rows.filter(pl.col("wind__status").is_not_null()).height
+    assert skew == {"temp": (rows.height, rows.height), "wind": (whole, whole)}
     made.store.close()
 
 
