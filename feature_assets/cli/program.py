@@ -28,6 +28,7 @@ from feature_assets.cli import (
     serving,
     skew,
     starting,
+    streaming,
     training,
     upkeep,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "serving",
     "skew",
     "starting",
+    "streaming",
     "training",
     "upkeep",
 ]

@@ -7,46 +7,30 @@ are published, or dropped: whoever has it next reads them again.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from feature_assets.errors import FeatureAssetsError, PublicationConflict, RecordsLost, StoreError
 from feature_assets.offline import Overtaken
-from feature_assets.streams.log import Log, Records, Shard
+from feature_assets.streams.log import Log, OutOfRange, Records, Shard
 from feature_assets.streams.sink import Batch, Sink
 
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _LONGEST_POLL: Final = 0.5
+_LAG_EVERY: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a batch has at most, and how long it gathers."""
+    """What a batch has at most, and how long lies at least between two."""
 
     rows: int = 20_000
     bytes: int = 16 << 20
     seconds: float = 0.5
-
-
-@dataclass(slots=True)
-class Progress:
-    """What a consumer has done since it began: batches, failures of stores, records that were lost before it could read
-    them. `overtaken` counts how often another consumer was first.
-    """
-
-    batches: int = 0
-    records: int = 0
-    failures: int = 0
-    overtaken: int = 0
-    lost: int = 0
-    shards: set[Shard] = field(default_factory=set)
-    waiting_since: float | None = None
-    error: str = ""
 
 
 class Consumer:
@@ -73,35 +57,59 @@ class Consumer:
         self._gathered, self._due = Records(), 0.0
         self._batch: Batch | None = None
         self._failed: FeatureAssetsError | None = None
-        self._publishing = False
-        self.progress = Progress()
+        self._publishing, self._looked, self._flushed = False, 0.0, time.monotonic()
+        self.progress = sink.progress
+        self.progress.shards = set()
         self._log = opened(self)
 
-    def run(self, stop: threading.Event) -> None:
-        """Consume until told to stop; what has been gathered by then is published.
+    def run(self, ends: Callable[[], bool], renewed: Callable[[], Sink | None] = lambda: None) -> None:
+        """Consume until it is to end, which is asked all the time; what has been gathered by then is published.
+
+        Args:
+            renewed: asked all the time too: another sink of the same source, where its views have changed.
 
         Raises:
             RecordsLost: a shard no longer has what comes next.
             FeatureAssetsError: what does not pass by itself: a declaration, a setting, a function.
         """
         try:
-            while not stop.is_set():
+            while not ends():
+                if (sink := renewed()) is not None:
+                    self.renew(sink)
                 self.step()
             self._flush(patient=False)
         finally:
             self._log.close()
 
+    def renew(self, sink: Sink) -> None:
+        """Publish what has been gathered, and go on with another sink, from where its tables are."""
+        self._flush(patient=True)
+        self._raise_failed()
+        self._sink = sink
+        for shard, after in self._begun(sorted(self.progress.shards)).items():
+            self._log.seek(shard, after)
+
     def step(self) -> None:
         """Read what there is, and publish the batch if it is full or its time has come."""
         limits, gathered = self._limits, self._gathered
         wait = _LONGEST_POLL if not len(gathered) else max(0.0, min(_LONGEST_POLL, self._due - time.monotonic()))
-        read = self._log.poll(limits.rows - len(gathered), max(1, limits.bytes - gathered.bytes), wait)
+        try:
+            read = self._log.poll(limits.rows - len(gathered), max(1, limits.bytes - gathered.bytes), wait)
+        except OutOfRange as error:
+            self._raise_failed()
+            self._flush(patient=True)
+            self._find_again(error.shard)
+            return
         self._raise_failed()
+        if time.monotonic() >= self._looked + _LAG_EVERY:
+            self.progress.lag, self._looked = self._log.lag(), time.monotonic()
         if len(read):
             if not len(self._gathered):
-                self._due = time.monotonic() + limits.seconds
+                # Of what comes now and then each is published at once, and what comes all the time gathers.
+                self._due = self._flushed + limits.seconds
             self._gathered.extend(read)
         if self._is_due():
+            self._flushed = time.monotonic()
             self._flush(patient=True)
             self._raise_failed()
 
@@ -179,12 +187,6 @@ class Consumer:
             if bounds is None:
                 continue
             known = self._sink.known(shard)
-            if known and max(known) > bounds.end - 1:
-                raise RecordsLost(
-                    f"Shard {shard} of '{self._source}' ends before position {bounds.end}, and what is published is up to "
-                    f"{max(known)}: the stream was made anew, or cut off. To read what it has now, run: "
-                    f"feature-assets stream seek {self._source} --to earliest"
-                )
             if known and min(known) + 1 < bounds.first:
                 self._skip(shard, min(known), bounds.first)
             if found[shard] is None and self._start == "latest":
@@ -195,6 +197,22 @@ class Consumer:
             if after is not None and after + 1 < bounds.first:
                 found[shard] = bounds.first - 1
         return found
+
+    def _find_again(self, shard: Shard) -> None:
+        """Go on in a shard that does not have what comes after what is published, or end."""
+        if shard not in self.progress.shards:
+            return
+        after, bounds = self._sink.reached(shard), self._log.bounds(shard)
+        if after is not None and bounds is not None and after + 1 < bounds.first:
+            self._skip(shard, after, bounds.first)
+            after = bounds.first - 1
+        elif after is not None:
+            raise RecordsLost(
+                f"Shard {shard} of '{self._source}' has nothing after position {after}, up to which it is published: the stream "
+                "was made anew, or cut off. To read what it has now, run: "
+                f"feature-assets stream seek {self._source} --to earliest"
+            )
+        self._log.seek(shard, after)
 
     def _skip(self, shard: Shard, after: int, first: int) -> None:
         told = (

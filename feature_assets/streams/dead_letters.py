@@ -15,7 +15,7 @@ import polars as pl
 from feature_assets.config import Settings
 from feature_assets.offline import Moved, OfflineStore
 from feature_assets.spec import EVENT_ID, PARTITION, SEQUENCE, Entity, Field, ViewSpec
-from feature_assets.streams.log import Headers, Records, Shard
+from feature_assets.streams.log import Headers, Records
 from feature_assets.types import Bytes, Int64, String, Timestamp, moment
 
 FOLDER: Final = "__dead_letters"
@@ -154,6 +154,11 @@ def counted(offline: OfflineStore, source: str, *, since: datetime | None = None
     return [Counted(*row) for row in each.sort("view").collect(engine="streaming").iter_rows()]
 
 
-def shard_of(row: dict[str, Any]) -> Shard:
-    """The shard that a dead letter is of."""
-    return Shard(row["stream"], row["shard"])
+def last(offline: OfflineStore, source: str, count: int) -> list[dict[str, Any]]:
+    """The last dead letters of a source, the latest first, without keys and values."""
+    table = table_of(source)
+    if offline.state(table) is None:
+        return []
+    columns = ("read_at", "stream", "shard", "position", "view", "written_at", "value_bytes", "reason")
+    found = offline.scan(table, features=["written_at", "value_bytes", "reason"]).select(columns)
+    return found.top_k(count, by="read_at").sort("read_at", descending=True).collect(engine="streaming").to_dicts()

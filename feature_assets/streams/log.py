@@ -21,6 +21,14 @@ class Shard(NamedTuple):
         return f"{self.stream}/{self.id}"
 
 
+class OutOfRange(Exception):
+    """What is to be read next in a shard is not there: it was removed, or the shard never had so much."""
+
+    def __init__(self, shard: Shard) -> None:
+        super().__init__(str(shard))
+        self.shard = shard
+
+
 class Lag(NamedTuple):
     """How far a reader is behind the end of a shard: in records, or in time where the log counts none."""
 
@@ -113,7 +121,7 @@ class Log(Protocol):
         record at least. Calls the listener as shards come and go.
 
         Raises:
-            RecordsLost: what comes next in a shard is no longer there.
+            OutOfRange: what comes next in a shard is not there. Nothing that was read is lost by that.
         """
         ...
 
@@ -126,7 +134,7 @@ class Log(Protocol):
         ...
 
     def bounds(self, shard: Shard) -> Bounds | None:
-        """What the shard has now; None where the log does not tell."""
+        """What the shard has now; None where the log does not tell. Its end may be told too low, its start not too high."""
         ...
 
     def lag(self) -> Mapping[Shard, Lag]:

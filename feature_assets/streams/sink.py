@@ -11,7 +11,7 @@ the number of the last commit that it reflects; whoever owns the shard next fini
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -27,6 +27,7 @@ from feature_assets.streams import dead_letters
 from feature_assets.streams.admission import Intake
 from feature_assets.streams.dead_letters import DeadLetter
 from feature_assets.streams.log import Records, Shard
+from feature_assets.streams.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -65,27 +66,17 @@ class Batch:
     tombstones: int
 
 
-@dataclass(slots=True)
-class Published:
-    """What has been published, in rows and records."""
-
-    rows: dict[str, int] = field(default_factory=dict)
-    letters: int = 0
-    tombstones: int = 0
-    watermarks: dict[str, datetime] = field(default_factory=dict)
-
-
 class Sink:
     """The tables that the records of one source go to, and how far each of them is. For one thread at a time."""
 
-    def __init__(self, intake: Intake, stores: Stores) -> None:
+    def __init__(self, intake: Intake, stores: Stores, progress: Progress | None = None) -> None:
         self._intake, self._stores = intake, stores
         self._source = intake.source.name
         self._views = {view.name: view for view in intake.views}
         self._channels: dict[str, ViewSpec | None] = {dead_letters.channel(self._source, None): None}
         self._channels |= {dead_letters.channel(self._source, view): view for view in intake.views}
         self._at: dict[str, dict[Shard, int | None]] = {name: {} for name in (*self._views, *self._channels)}
-        self.published = Published()
+        self.progress = progress or Progress()
 
     def assigned(self, shards: Sequence[Shard]) -> dict[Shard, int | None]:
         """Look how far the tables are in these shards, and finish what a death has left between the stores.
@@ -216,7 +207,7 @@ class Sink:
                 most_bytes=self._stores.most_bytes,
             )
             self._at[name] |= part.after
-            self.published.letters += len(part.letters)
+            self.progress.letters += len(part.letters)
             del batch.channels[name]
         for name, part in list(batch.views.items()):
             view = self._views[name]
@@ -224,15 +215,15 @@ class Sink:
             self._move(view, rows, part.after)
             self._count(view, rows)
             del batch.views[name]
-        self.published.tombstones += batch.tombstones
+        self.progress.tombstones += batch.tombstones
         batch.tombstones = 0
 
     def _count(self, view: ViewSpec, rows: pl.DataFrame) -> None:
-        counted = self.published.rows
+        counted = self.progress.rows
         counted[view.name] = counted.get(view.name, 0) + rows.height
         latest = rows[view.event_timestamp].max()
         if isinstance(latest, datetime):
-            self.published.watermarks[view.name] = max(latest, self.published.watermarks.get(view.name, latest))
+            self.progress.watermarks[view.name] = max(latest, self.progress.watermarks.get(view.name, latest))
 
     def _move(self, view: ViewSpec, rows: pl.DataFrame, after: Mapping[Shard, int]) -> None:
         moved = self._moved(view.name, after)

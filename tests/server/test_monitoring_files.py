@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from feature_assets.server.metrics import METRICS
+from feature_assets.streams.metrics import METRICS as OF_CONSUMERS
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "feature-assets.json").read_text())
@@ -80,7 +81,8 @@ def test_every_metric_has_a_panel() -> None:
 def test_every_metric_is_documented_as_it_is() -> None:
     rows = re.findall(r"^\| `(feature_assets_\w+)` \| (\w+) \|([^|]*)\|", PAGE, re.MULTILINE)
     documented = {name: (kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
-    assert documented == {name: (metric.kind, metric.labels) for name, metric in METRICS.items()}
+    of_consumers = {metric.name: (metric.kind, metric.labels) for metric in OF_CONSUMERS}
+    assert documented == {**{name: (metric.kind, metric.labels) for name, metric in METRICS.items()}, **of_consumers}
 
 
 def test_panels_lie_side_by_side_and_have_titles_of_their_own() -> None:

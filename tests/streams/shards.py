@@ -4,8 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from feature_assets.errors import RecordsLost
-from feature_assets.streams.log import Bounds, Lag, Listener, Records, Shard
+from feature_assets.streams.log import Bounds, Lag, Listener, OutOfRange, Records, Shard
 
 
 def shard(number: int, stream: str = "rides") -> Shard:
@@ -75,8 +74,8 @@ class Member:
         found = Records()
         for one, after in self.at.items():
             first = self.shards.first[one]
-            if after is not None and after + self.shards.by < first:
-                raise RecordsLost(f"{one} begins at {first}")
+            if after is not None and (after + self.shards.by < first or after >= self.shards.next[one]):
+                raise OutOfRange(one)
             for position, record in self.shards.records[one]:
                 if len(found) >= rows or found.bytes >= bytes:
                     break

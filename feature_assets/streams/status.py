@@ -1,0 +1,150 @@
+"""How far views are with the records of their sources, looked at from outside: the tables, the log, the dead letters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from feature_assets.config import Settings
+from feature_assets.errors import RequestError, StoreUnavailable
+from feature_assets.offline import OfflineStore
+from feature_assets.online.protocol import OnlineStore
+from feature_assets.registry import Registry
+from feature_assets.spec import ViewSpec
+from feature_assets.streams.admission import Intake
+from feature_assets.streams.dead_letters import NO_VIEW, counted, dead_letter_store
+from feature_assets.streams.log import Bounds, Shard
+from feature_assets.streams.opening import Survey, survey
+from feature_assets.streams.running import Chosen, chosen
+from feature_assets.streams.sink import Sink, Stores
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    """One shard: the last position that the view has (None for none), what the log has, and the records between."""
+
+    shard: str
+    position: int | None
+    first: int | None
+    end: int | None
+
+    @property
+    def lag(self) -> int | None:
+        """The records that the view does not have yet; None where the log does not tell."""
+        if self.end is None or self.first is None:
+            return None
+        return max(0, self.end - (self.first if self.position is None else max(self.position + 1, self.first)))
+
+
+@dataclass(frozen=True, slots=True)
+class ViewStatus:
+    """One view. `watermark` is the latest event timestamp that was ever online (UTC), `dead_letters` are those of its own
+    and those that could not be read at all; `error` says why the log could not be asked.
+    """
+
+    source: str
+    view: str
+    group: str
+    consumers: int | None
+    shards: tuple[ShardStatus, ...]
+    watermark: datetime | None
+    dead_letters: int
+    last_dead_letter: datetime | None
+    error: str = ""
+
+    @property
+    def lag(self) -> int | None:
+        """The records that the view does not have yet; None where the log does not tell."""
+        found = [one.lag for one in self.shards]
+        known = [lag for lag in found if lag is not None]
+        return sum(known) if found and len(known) == len(found) else None
+
+
+def status(
+    registry: Registry, settings: Settings, offline: OfflineStore, online: OnlineStore, names: Sequence[str] = ()
+) -> list[ViewStatus]:
+    """How far these views are, or all that take records.
+
+    Raises:
+        UnknownView, RequestError: as of `chosen`.
+        ConfigurationError: a connection is not set, or a library is not installed.
+        StoreError: a store cannot be read.
+    """
+    found: list[ViewStatus] = []
+    for one in chosen(registry, names):
+        try:
+            seen, error = survey(one.source, one.group, settings), ""
+        except StoreUnavailable as away:
+            seen, error = Survey({}, None), str(away)
+        found += [_of(one, view, seen, error, settings, offline, online) for view in one.views]
+    return found
+
+
+def _of(
+    one: Chosen,
+    view: ViewSpec,
+    seen: Survey,
+    error: str,
+    settings: Settings,
+    offline: OfflineStore,
+    online: OnlineStore,
+) -> ViewStatus:
+    source = one.source.name
+    at = offline.streamed(view, source, [str(shard) for shard in seen.shards])
+    shards = tuple(
+        ShardStatus(str(shard), at[str(shard)].position, *(bounds or Bounds(None, None)))  # type: ignore[arg-type]
+        for shard, bounds in seen.shards.items()
+    )
+    letters = [each for each in counted(dead_letter_store(settings), source) if each.view in (NO_VIEW, view.name)]
+    return ViewStatus(
+        source=source,
+        view=view.name,
+        group=one.group,
+        consumers=seen.consumers,
+        shards=shards,
+        watermark=online.ledger(view).watermark if view.online and offline.state(view) is not None else None,
+        dead_letters=sum(each.letters for each in letters),
+        last_dead_letter=max((each.last for each in letters), default=None),
+        error=error,
+    )
+
+
+def seek(
+    registry: Registry,
+    settings: Settings,
+    stores: Stores,
+    source: str,
+    to: Literal["earliest", "latest"],
+    only: str | None = None,
+) -> dict[Shard, int]:
+    """Have all views of a source go on at the start or the end of what the log has now.
+
+    Stop the consumers first: one that runs goes on where it is.
+
+    Args:
+        only: one shard, as `topic/3`.
+
+    Returns by shard the position after which it will be read.
+
+    Raises:
+        UnknownSource, RequestError: there is no such source or shard.
+        StoreError: a store or the log cannot be reached.
+        Overtaken: a consumer has published meanwhile.
+    """
+    declared = registry.stream_source(source)
+    found = next((one for one in chosen(registry) if one.source == declared), None)
+    if found is None:
+        raise RequestError(f"'{source}' is no source of which consumers read records.")
+    shards = survey(found.source, found.group, settings).shards
+    chosen_shards = {shard: bounds for shard, bounds in shards.items() if only in (None, str(shard))}
+    if not chosen_shards:
+        raise RequestError(f"'{source}' has no shard '{only}'. It has: {', '.join(map(str, shards)) or 'none'}.")
+    sink = Sink(Intake(found.source, found.views, settings), stores)
+    sink.assigned(list(chosen_shards))
+    after: dict[Shard, int] = {}
+    for shard, bounds in chosen_shards.items():
+        if bounds is None:
+            raise RequestError(f"The log does not tell what shard {shard} has; nothing was changed.")
+        after[shard] = (bounds.first if to == "earliest" else bounds.end) - 1
+        sink.move(shard, after[shard])
+    return after

