@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from feature_assets.remote import RemoteFeatureStore
     from feature_assets.served.shape import LogShape
     from feature_assets.served.skew import FeatureSkew
-    from feature_assets.training import TrainingSet, TrainingSets
+    from feature_assets.training import Differences, TrainingSet, TrainingSets
 
 _Asked: TypeAlias = str | tuple[str | bytes, ...]
 
@@ -245,6 +245,19 @@ class FeatureStore:
     def training_sets(self) -> list[str]:
         """The names of the saved training sets."""
         return self._sets().names()
+
+    def compare(self, first: str, second: str) -> "Differences":
+        """What the second saved training set has otherwise than the first: views and versions, columns, rows.
+
+        Raises:
+            UnknownTrainingSet: there is none of that name.
+            Forbidden: one holds what the principal may not see.
+        """
+        from feature_assets.training import differences
+
+        for name in (first, second):
+            self._admit_saved(name)
+        return differences(self._sets(), first, second)
 
     def get_online_features(
         self, features: Features, entity_rows: EntityRows = None, *, full_feature_names: bool = False

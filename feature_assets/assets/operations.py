@@ -23,6 +23,7 @@ from feature_assets.served.shape import log_store
 from feature_assets.served.upkeep import keep_up as keep_up_served
 from feature_assets.settlement import pending, reconcile
 from feature_assets.spec import AnySource, FileSource, LoggingConfig, ServiceSpec, ViewSpec
+from feature_assets.training import NeededVersions, TrainingSets
 
 log = logging.getLogger(__name__)
 
@@ -246,7 +247,8 @@ def reconcile_job(views: Sequence[FeatureView]) -> dg.JobDefinition:
 
 
 def maintenance_job(views: Sequence[FeatureView], services: Sequence[FeatureService] = ()) -> dg.JobDefinition:
-    """The job `maintain_stores`: compacts small files and removes those that no version of the last 30 days needs.
+    """The job `maintain_stores`: compacts small files and removes those that nothing needs any more, neither a version of
+    the last 30 days nor a saved training set.
 
     Of the logs of services the days go that lie back longer than their retention.
     """
@@ -254,14 +256,16 @@ def maintenance_job(views: Sequence[FeatureView], services: Sequence[FeatureServ
     @dg.op(name="compact_and_vacuum", required_resource_keys={RESOURCE})
     def compact_and_vacuum(context: dg.OpExecutionContext) -> None:
         stores: FeatureAssets = getattr(context.resources, RESOURCE)
+        settings = stores.settings()
+        needed = NeededVersions.of(TrainingSets(settings.place(settings.training), settings.storage()))
 
         def keep_up(view: ViewSpec) -> None:
             stores.offline().compact(view)
-            removed = stores.offline().vacuum(view, older_than=_VERSIONS_KEPT, dry_run=False)
+            keep = needed.versions(view)
+            removed = stores.offline().vacuum(view, older_than=_VERSIONS_KEPT, keep_versions=keep, dry_run=False)
             context.log.info("%s: compacted, %d old files removed", view.name, len(removed))
 
         def keep_up_log(service: ServiceSpec) -> None:
-            settings = stores.settings()
             now, config = settings.present or datetime.now(UTC), service.logging or LoggingConfig()
             done = keep_up_served(service.name, config, log_store(settings), now=now, older_than=_VERSIONS_KEPT)
             if done is not None:

@@ -96,7 +96,9 @@ def erase(
         return
     done(f"Erased {counted(total, 'row')} of {given} from {counted(len(found), 'view')}.")
     if not vacuum:
-        note("Old versions of the tables still hold them until their files are vacuumed (feature-assets vacuum).")
+        note(
+            "Old versions of the tables still hold them until their files are vacuumed (feature-assets vacuum --give-up-sets)."
+        )
 
 
 def _to_forget(

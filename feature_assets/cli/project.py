@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from feature_assets.registry import Registry, RegistryStore
     from feature_assets.spec import ViewSpec
     from feature_assets.store import FeatureStore
+    from feature_assets.training import TrainingSets
 
 _EVER = sys.maxsize
 
@@ -71,6 +72,12 @@ class Project:
         from feature_assets.online import open_online_store
 
         return open_online_store(self.settings.online_url)
+
+    @cached_property
+    def training_sets(self) -> "TrainingSets":
+        from feature_assets.training import TrainingSets
+
+        return TrainingSets(self.settings.place(self.settings.training), self.settings.storage())
 
     @cached_property
     def registry_store(self) -> "RegistryStore":

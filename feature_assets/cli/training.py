@@ -1,12 +1,13 @@
 """`training`: training sets that are kept by name, and made again bit for bit."""
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from feature_assets.cli.app import command, group
 from feature_assets.cli.failures import Mistake
-from feature_assets.cli.output import AsJson, Column, Yes, confirmed, done, facts, print_json, show, table, working
+from feature_assets.cli.output import AsJson, Column, Yes, confirmed, done, facts, print_json, say, show, table, working
 from feature_assets.cli.project import Project
 from feature_assets.cli.retrieval import (
     Features,
@@ -24,7 +25,8 @@ from feature_assets.cli.retrieval import (
 
 if TYPE_CHECKING:
     from feature_assets.spec import ViewProjection
-    from feature_assets.training import Manifest, TrainingSets
+    from feature_assets.training import Manifest
+    from feature_assets.training.comparison import Changed, Differences
 
 training = group("training", "Training sets: kept by name with a manifest, made again bit for bit.", section="Ask")
 
@@ -69,7 +71,7 @@ def save(
 @command(training, "list", examples=["training list", "training list --json"])
 def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List the saved training sets."""
-    sets = _sets(Project.of(ctx))
+    sets = Project.of(ctx).training_sets
     manifests = [sets.manifest(name) for name in sets.names()]
     rows = [
         {
@@ -102,7 +104,7 @@ def _asked(projection: "ViewProjection") -> str:
 def show_(ctx: typer.Context, name: Name, output: Output = None, as_json: AsJson = False) -> None:
     """Show what a saved training set was made of; with --output, write its rows as they were saved."""
     project = Project.of(ctx)
-    sets = _sets(project)
+    sets = project.training_sets
     manifest = sets.manifest(name)
     if output is not None:
         deliver(sets.load(name), output, Joining(), as_json=as_json)
@@ -158,10 +160,64 @@ def rebuild(
         )
 
 
+@command(training, "diff", examples=["training diff value_2025 value_2026", "training diff value_2025 again --json"])
+def diff(
+    ctx: typer.Context,
+    first: Annotated[str, typer.Argument(metavar="FIRST", help="A training set.", show_default=False)],
+    second: Annotated[str, typer.Argument(metavar="SECOND", help="Another one.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Say what the second saved training set has otherwise than the first: views, versions, columns, rows.
+
+    Exits with 1 if their rows differ.
+    """
+    with working("Comparing …"):
+        found = Project.of(ctx).store.compare(first, second)
+    if as_json:
+        print_json(_builtins(found))
+    else:
+        _tell(found)
+    if not found.equal:
+        raise typer.Exit(1)
+
+
+def _tell(found: "Differences") -> None:
+    made = [*_of("view", found.views), *_of("question", found.asked), *_of("library", found.libraries)]
+    if made:
+        table(
+            made,
+            (Column("of"), Column("what", style="name"), Column("before", found.first), Column("after", found.second)),
+        )
+        typer.echo()
+    if found.equal:
+        done(f"{found.first} and {found.second} have the same rows, bit for bit.")
+        return
+    columns = [
+        {"column": one.name, "before": one.before or "none", "after": one.after or "none", "rows": one.rows}
+        for one in found.columns
+    ]
+    if columns:
+        heading = Column("rows", "rows that differ", style="number")
+        named = Column("column", style="name")
+        table(columns, (named, Column("before", found.first), Column("after", found.second), heading))
+        typer.echo()
+    rows = found.rows
+    say(f"{rows.changed:,} rows changed, {rows.added:,} added, {rows.removed:,} removed.")
+    for example in found.examples:
+        row = (f"{name} {value}" for name, value in example.row.items())
+        changes = (f"{name} {value} → {example.after[name]}" for name, value in example.before.items())
+        say(f"  {', '.join(row)}: {', '.join(changes)}", style="yellow")
+
+
+def _of(kind: str, changes: "Iterable[Changed]") -> "Iterator[dict[str, Any]]":
+    for one in changes:
+        yield {"of": kind, "what": one.what, "before": one.before or "none", "after": one.after or "none"}
+
+
 @command(training, "delete", examples=["training delete value_2025 --yes"])
 def delete(ctx: typer.Context, name: Name, yes: Yes = False) -> None:
     """Forget a saved training set: its rows and its manifest."""
-    sets = _sets(Project.of(ctx))
+    sets = Project.of(ctx).training_sets
     manifest = sets.manifest(name)
     if not confirmed(f"Delete {name}, {manifest.result.rows:,} rows?", yes=yes):
         raise Mistake("Nothing was deleted.", attempt=f"feature-assets training delete {name} --yes")
@@ -169,14 +225,7 @@ def delete(ctx: typer.Context, name: Name, yes: Yes = False) -> None:
     done(f"Deleted {name}.")
 
 
-def _sets(project: Project) -> "TrainingSets":
-    from feature_assets.training import TrainingSets
-
-    settings = project.settings
-    return TrainingSets(settings.place(settings.training), settings.storage())
-
-
-def _builtins(manifest: "Manifest") -> Any:
+def _builtins(manifest: "Manifest | Differences") -> Any:
     from feature_assets.spec import to_builtins
 
     return to_builtins(manifest)

@@ -24,6 +24,7 @@ from feature_assets.cli.project import Project
 
 if TYPE_CHECKING:
     from feature_assets.spec import ViewSpec
+    from feature_assets.training import NeededVersions
 
 _SECTION = "Keep in order"
 
@@ -175,24 +176,33 @@ def vacuum(
         typer.Option("--older-than", metavar="DAYS", min=0, help="Keep what versions of the last days need."),
     ] = 30,
     compact: Annotated[bool, typer.Option("--compact", help="First make one file of many small ones.")] = False,
+    give_up_sets: Annotated[
+        bool,
+        typer.Option(
+            "--give-up-sets", help="Also what saved training sets would be rebuilt from; says which cannot be."
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove offline files that no version of the last days needs.
+    """Remove offline files that no version of the last days needs, and no saved training set.
 
-    Training sets over older versions cannot be rebuilt afterwards, and whoever reads one right now fails. What a
+    Whoever reads an older version right now fails. What a
     crashed writer left goes after a day at the earliest. Of what services served and logged, the days go first that
     lie back longer than the service's retention.
     """
+    from feature_assets.training import NeededVersions
+
     project = Project.of(ctx)
     services = [name for name in names or project.registry.services if name in project.registry.services]
     views = [name for name in names or () if name not in services]
     how = _Vacuuming(timedelta(days=older_than), compact, dry_run)
+    needed = NeededVersions.of(project.training_sets)
     rows: list[dict[str, Any]] = []
     for view in project.views(views) if views or not names else ():
         if project.offline.state(view) is not None:
             with working(f"Vacuuming {project.label(view)} …"):
-                rows.append(_vacuumed(project, view, how))
+                rows.append(_vacuumed(project, view, how, needed, give_up=give_up_sets))
     for service in sorted(services):
         with working(f"Vacuuming what {service} served …"):
             rows += _vacuumed_log(project, service, how)
@@ -201,9 +211,14 @@ def vacuum(
         Column("removed", "files that would go" if dry_run else "files removed", style="number"),
         Column("files", "files in use", style="number"),
     ]
+    if give_up_sets:
+        columns.append(Column("given_up", "cannot be rebuilt then" if dry_run else "cannot be rebuilt any more"))
+    else:
+        columns.append(Column("kept_for", "kept for training sets"))
     if any(row["days"] for row in rows):
         columns.append(Column("days", "days that would go" if dry_run else "days removed"))
-    shown = rows if as_json else [{**row, "days": _few(row["days"])} for row in rows]
+    lists = ("days", "kept_for", "given_up")
+    shown = rows if as_json else [{**row, **{key: _few(row[key]) if row[key] else "" for key in lists}} for row in rows]
     show(shown, columns, as_json=as_json, empty="No view was materialised yet.")
 
 
@@ -213,16 +228,24 @@ class _Vacuuming(NamedTuple):
     dry_run: bool
 
 
-def _vacuumed(project: Project, view: "ViewSpec", how: _Vacuuming) -> dict[str, Any]:
+def _vacuumed(
+    project: Project, view: "ViewSpec", how: _Vacuuming, needed: "NeededVersions", *, give_up: bool
+) -> dict[str, Any]:
+    offline, versions = project.offline, needed.versions(view)
     if how.compact and not how.dry_run:
-        project.offline.compact(view)
-    files = project.offline.vacuum(view, older_than=how.older_than, dry_run=how.dry_run)
-    state = project.offline.state(view)
+        offline.compact(view)
+    old = offline.vacuum(view, older_than=how.older_than)
+    lost = needed.sets(view, offline.needing(view, versions, old))
+    keep = () if give_up else versions
+    files = offline.vacuum(view, older_than=how.older_than, keep_versions=keep, dry_run=how.dry_run)
+    state = offline.state(view)
     left = state.files if state else 0
     return {
         "view": project.label(view),
         "removed": len(files),
         "files": left,
+        "kept_for": [] if give_up else lost,
+        "given_up": lost if give_up else [],
         "days": list[str](),
         "dry_run": how.dry_run,
     }
@@ -243,6 +266,8 @@ def _vacuumed_log(project: Project, service: str, how: _Vacuuming) -> Iterator[d
             "view": name,
             "removed": done.files,
             "files": done.left,
+            "kept_for": [],
+            "given_up": [],
             "days": list(done.days),
             "dry_run": how.dry_run,
         }

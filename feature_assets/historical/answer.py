@@ -19,13 +19,13 @@ from feature_assets.errors import (
     WrongType,
 )
 from feature_assets.historical.budget import Budget, bytes_of_a_row, sampled
-from feature_assets.historical.parts import Parts, Progress, rebatched
+from feature_assets.historical.parts import Parts, Progress
 from feature_assets.historical.spine import Spine, moment_column, moments
 from feature_assets.joins import FOUND, ROWS_HELD, TIME, History, Lookup, Open
 from feature_assets.offline import OfflineStore
 from feature_assets.references import ReadPlan, ViewRead
 from feature_assets.spec import Field, ViewSpec
-from feature_assets.training import usual_rows
+from feature_assets.training import rebatched, table_label, usual_rows
 from feature_assets.transformations import OnDemand
 
 _SAMPLE_ROWS: Final = 5_000
@@ -40,10 +40,6 @@ class Pinned:
     delta_version: int
     count: int
     rows_between: Callable[[datetime | None, datetime], int]
-
-
-def table_label(view: ViewSpec) -> str:
-    return f"{view.name}@v{view.version}"
 
 
 class _OnceAsked:

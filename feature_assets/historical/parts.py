@@ -205,18 +205,3 @@ def _room() -> Iterator[None]:
         if StoreFull.is_told_by(error):
             raise StoreFull.of_temporary(tempfile.gettempdir(), "the rows that are joined") from error
         raise
-
-
-def rebatched(frames: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
-    """The same rows, so many at a time; the last frame has what is left."""
-    waiting: list[pl.DataFrame] = []
-    held, given = 0, False
-    for frame in frames:
-        waiting.append(frame)
-        held += frame.height
-        while held >= rows:
-            together = pl.concat(waiting)
-            yield together.slice(0, rows)
-            waiting, held, given = [together.slice(rows)], held - rows, True
-    if held or not given:
-        yield pl.concat(waiting)

@@ -1,6 +1,6 @@
 """`OfflineStore`: the Delta tables of all views, one per view and version."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -277,14 +277,25 @@ class OfflineStore:
         landed = committed(place, compacting(place, view, crowded, largest=PUSHED_BYTES), table, {})
         return _told(landed) if landed else None
 
-    def vacuum(self, view: ViewSpec, *, older_than: timedelta, dry_run: bool = True) -> list[str]:
+    def vacuum(
+        self, view: ViewSpec, *, older_than: timedelta, keep_versions: Sequence[int] = (), dry_run: bool = True
+    ) -> list[str]:
         """Remove data files that no version younger than `older_than` needs; returns their paths.
 
         Versions before that cannot be read any more, nor by a reader that is still at one: give the longest training run
         time. What crashed writers left goes after a day at the earliest, since it may be a commit under way.
+
+        Args:
+            keep_versions: these stay whole whatever their age.
         """
         place = self._place(view)
-        return vacuumed(place, needed(place), older_than, dry_run=dry_run)
+        return vacuumed(place, needed(place), older_than, keep_versions, dry_run=dry_run)
+
+    def needing(self, view: ViewSpec, versions: Sequence[int], files: Collection[str]) -> list[int]:
+        """Those of the versions that need one of these data files, whose paths are as `vacuum` has them."""
+        place, gone = self._place(view), set(files)
+        tables = {version: opened(place, version) for version in versions if version <= needed(place).version()}
+        return [version for version, table in tables.items() if table and gone & set(files_of(table)["path"])]
 
     def commits(self, view: ViewSpec, *, limit: int | None = None, after: int | None = None) -> list[CommitInfo]:
         """What happened to the table, the latest first: the last so many, or since a version."""

@@ -1,13 +1,33 @@
 """Training sets: rows with features, the manifest of what made them, and sets that were saved under a name.
 
+- `batches`: rows cut into frames of one length
 - `digests`: digests of values, to the bit
 - `manifest`: what a set was made of
 - `saved`: sets kept in a folder or bucket
+- `comparison`: what two saved sets differ in
+- `needed`: the Delta versions that saved sets are made again from
 """
 
+from feature_assets.training.batches import rebatched
+from feature_assets.training.comparison import Differences, differences
 from feature_assets.training.digests import Digests
-from feature_assets.training.manifest import Manifest, Question, StoredFile
+from feature_assets.training.manifest import Manifest, Question, StoredFile, table_label
+from feature_assets.training.needed import NeededVersions
 from feature_assets.training.saved import TrainingSets
 from feature_assets.training.training_set import Source, TrainingSet, usual_rows
 
-__all__ = ["Digests", "Manifest", "Question", "Source", "StoredFile", "TrainingSet", "TrainingSets", "usual_rows"]
+__all__ = [
+    "Differences",
+    "Digests",
+    "Manifest",
+    "NeededVersions",
+    "Question",
+    "Source",
+    "StoredFile",
+    "TrainingSet",
+    "TrainingSets",
+    "differences",
+    "rebatched",
+    "table_label",
+    "usual_rows",
+]

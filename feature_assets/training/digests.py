@@ -55,8 +55,10 @@ class Digester:
 
 def _parts(column: pl.Series, at: str = "") -> Iterator[tuple[str, Any]]:
     """A column as streams of bytes that can each be cut anywhere: what is null, then lengths and values of the rest."""
-    yield f"{at}/valid", _bytes(column.is_not_null().cast(pl.UInt8))
-    there = column.drop_nulls()
+    valid = column.is_not_null()
+    yield f"{at}/valid", _bytes(valid.cast(pl.UInt8))
+    # drop_nulls() leaves the nulls of a struct column where they came of a join.
+    there = column.filter(valid)
     dtype = column.dtype
     if isinstance(dtype, pl.Categorical | pl.Enum | pl.Int128):
         there, dtype = there.cast(pl.String), pl.String()

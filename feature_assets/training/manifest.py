@@ -9,7 +9,7 @@ import msgspec
 import polars as pl
 
 from feature_assets.errors import StoreUnsafe
-from feature_assets.spec import Spec, ViewProjection, from_json
+from feature_assets.spec import Spec, ViewProjection, ViewSpec, from_json
 from feature_assets.training.digests import Digests
 
 FORMAT = 1
@@ -17,6 +17,11 @@ FORMAT = 1
 Kind: TypeAlias = Literal["spine", "features"]
 
 _LIBRARIES = ("feature-assets", "polars", "deltalake")
+
+
+def table_label(view: ViewSpec) -> str:
+    """What a manifest calls the view's table."""
+    return f"{view.name}@v{view.version}"
 
 
 class Question(Spec, frozen=True, kw_only=True, omit_defaults=False):

@@ -461,6 +461,33 @@ def test_vacuum_removes_what_nobody_needs(run: Run, project: Path) -> None:
     assert run("verify", "--json").rows[0]["differences"] == 0
 
 
+def test_vacuum_keeps_what_training_sets_need_until_it_is_told_to_give_them_up(
+    run: Run, project: Path, spine: Path
+) -> None:
+    run("training", "save", "first", "customer_orders:spent_7d", "--spine", str(spine))
+    run("materialize", "customer_orders", "--latest")
+    run("training", "save", "second", "customer_orders:spent_7d", "--spine", str(spine))
+    found = run("training", "diff", "first", "second", "--json").rows
+    assert [view["what"] for view in found["views"]] == ["customer_orders@v1"]
+    assert "first and second have the same rows" in run("training", "diff", "first", "second").out
+    (row,) = run("vacuum", "--older-than", "0", "--json").rows
+    assert (row["removed"], row["kept_for"], row["given_up"]) == (0, ["first"], [])
+    assert "first" in run("vacuum", "--older-than", "0").out
+    run("training", "rebuild", "first")
+    (row,) = run("vacuum", "--older-than", "0", "--give-up-sets", "--json").rows
+    assert (row["removed"] >= 1, row["kept_for"], row["given_up"]) == (True, [], ["first"])
+    assert "have been vacuumed" in run("training", "rebuild", "first", code=1).said
+
+
+def test_sets_with_other_rows_are_told_apart(run: Run, project: Path, spine: Path) -> None:
+    for name, feature in (("first", "spent_7d"), ("second", "orders_7d")):
+        run("training", "save", name, f"customer_orders:{feature}", "--spine", str(spine))
+    told = run("training", "diff", "first", "second", code=1).out
+    assert "spent_7d" in told
+    assert "0 rows changed, 0 added, 0 removed" in told
+    assert "Did you mean 'first'" in run("training", "diff", "first", "fist", code=1).said
+
+
 def test_erase_needs_somebody_to_forget(run: Run, looking: Path) -> None:
     assert "Say whom to forget" in run("erase", code=1).said
     assert "'name' is none of the names" in run("erase", "-e", "name=x", code=1).said
