@@ -17,11 +17,11 @@ TYPED := feature_assets tools $(wildcard definitions.py)
 CODE := feature_assets tests tools $(wildcard definitions.py examples benchmarks docs deploy README.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-aws test acceptance dev lint format docs benchmark lock clean
+.PHONY: help demo demo-aws demo-stream test acceptance dev lint format docs benchmark lock clean
 
 help: ## list these targets
 	@printf '\nFeature Assets\n\n'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  \033[36mmake %-10s\033[0m %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-12s\033[0m %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@printf '\n  make test PYTEST_ARGS="-k join"   a part of the tests\n  make test PYTHON=python3.12       with another Python (after make clean)\n\n'
 
 demo: $(STAMP) $(DAGSTER_HOME)/dagster.yaml ## run the example platform on real data, end to end
@@ -29,6 +29,9 @@ demo: $(STAMP) $(DAGSTER_HOME)/dagster.yaml ## run the example platform on real 
 
 demo-aws: $(STAMP) ## the same on S3 and DynamoDB, which a server on this machine plays
 	@$(BIN)/python -m examples.nyc_flights.demo_aws
+
+demo-stream: $(STAMP) ## a day of flights as a stream through a broker, which keeps a view fresh
+	@$(BIN)/python -m examples.nyc_flights.demo_stream
 
 test: $(STAMP) ## run every test
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses=4 --dist=loadgroup $(PYTEST_ARGS)

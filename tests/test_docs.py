@@ -21,6 +21,7 @@ from feature_assets.config import ServerSettings, Settings, StreamSettings
 from tests.cli.test_help import commands
 from tests.docs.pages import ROOT, Page, pages
 from tests.docs.reader import Reader, alike, tutorial_project
+from tests.streams.broker import running
 
 PAGES = pages()
 MOST_NOT_RUN = 8
@@ -51,6 +52,14 @@ def s3() -> Iterator[str]:
         server.kill()
 
 
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a broker with a topic."""
+    with running(tmp_path_factory.mktemp("kafka")) as broker:
+        broker.make("trips")
+        yield broker.properties["bootstrap.servers"]
+
+
 @pytest.fixture
 def folder(page: Page, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The folder that the page works in."""
@@ -64,7 +73,8 @@ def folder(page: Page, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_examples(page: Page, folder: Path, request: pytest.FixtureRequest) -> None:
-    reader = Reader(page, folder, s3=request.getfixturevalue("s3") if page.needs_s3 else "")
+    needed = {name: request.getfixturevalue(name) for name in ("s3", "kafka") if getattr(page, f"needs_{name}")}
+    reader = Reader(page, folder, **needed)
     try:
         for block in page.blocks:
             if not block.not_run:

@@ -50,6 +50,11 @@ class Page:
         """Whether there is to be an S3, with a bucket `features`."""
         return "\n<!-- needs: s3 -->\n" in self.text
 
+    @property
+    def needs_kafka(self) -> bool:
+        """Whether there is to be a broker, with a topic `trips`."""
+        return "\n<!-- needs: kafka -->\n" in self.text
+
     @cached_property
     def blocks(self) -> list[Block]:
         found: list[Block] = []

@@ -28,19 +28,25 @@ from tests.docs.pages import ROOT, Block, Page
 _FILE = re.compile(r"# (?P<name>[\w./-]+\.\w+)(?P<more> \(continued\))?")
 _ASSIGNED = re.compile(r"(?:export )?(?P<name>[A-Z_]+)=(?P<value>\S.*)")
 _NEEDS_A_SHELL = re.compile(r"[|><&;]|\$\(")
-_SERVER, _BUCKETS = "127.0.0.1:6566", "127.0.0.1:9000"
+_SERVER, _BUCKETS, _BROKER = "127.0.0.1:6566", "127.0.0.1:9000", "127.0.0.1:9092"
+_METRICS = "--metrics-port 9108"
 
 
 class Reader:
     """Follows one page. What blocks leave behind, the next ones find: files, variables, names, a running server."""
 
-    def __init__(self, page: Page, folder: Path, *, s3: str = "") -> None:
-        """`s3` is the address of the S3 that the page has at 127.0.0.1:9000."""
+    def __init__(self, page: Page, folder: Path, *, s3: str = "", kafka: str = "") -> None:
+        """`s3` is the address of the S3 that the page has at 127.0.0.1:9000, `kafka` of the broker at 127.0.0.1:9092."""
         self.page, self.folder = page, folder
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.printed: str | None = None
         self.port = _free_port()
-        self._addresses = {_SERVER: f"127.0.0.1:{self.port}", _BUCKETS: s3 or _BUCKETS}
+        self._addresses = {
+            _SERVER: f"127.0.0.1:{self.port}",
+            _BUCKETS: s3 or _BUCKETS,
+            _BROKER: kafka or _BROKER,
+            _METRICS: f"--metrics-port {self.port}",
+        }
         self.environment = {
             **os.environ,
             "COLUMNS": "100",
@@ -236,7 +242,7 @@ class Reader:
         log = self.folder / ".server.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                shlex.split(command), cwd=self.folder, env=self.environment, stdout=file, stderr=file
+                shlex.split(self._here(command)), cwd=self.folder, env=self.environment, stdout=file, stderr=file
             )
         self._running.append(process)
         for _ in range(600):
