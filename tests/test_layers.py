@@ -50,6 +50,7 @@ ROOMS = {
     "confluent_kafka": {"streams/kafka.py", "streams/decoding"},
     "fastavro": {"streams/decoding"},
     "google.protobuf": {"streams/decoding"},
+    "torch": {"training/feeding"},
     "typer": {"cli"},
     "pydantic_settings": {"config"},
 }

@@ -1,6 +1,7 @@
 """Training sets: rows with features, the manifest of what made them, and sets that were saved under a name.
 
-- `batches`: rows cut into frames of one length
+- `batches`: rows cut into frames of one length, mixed, and dealt to workers
+- `feeding`: arrays, tensors and datasets of what learns
 - `digests`: digests of values, to the bit
 - `manifest`: what a set was made of
 - `saved`: sets kept in a folder or bucket

@@ -1,8 +1,35 @@
-"""Rows cut into frames of one length."""
+"""Rows cut into frames of one length, mixed within a bounded buffer, and dealt to workers."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
 
 import polars as pl
+
+from feature_assets.errors import RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of several workers that share the rows: it takes row `number` and every `of`-th after it."""
+
+    number: int = 0
+    of: int = 1
+
+    @classmethod
+    def checked(cls, number: int, of: int) -> Self:
+        """The shard.
+
+        Raises:
+            RequestError: there is no such one.
+        """
+        if of < 1 or not 0 <= number < of:
+            raise RequestError(f"There is no shard {number} of {of}. They count from 0 to {max(of, 1) - 1}.")
+        return cls(number, of)
+
+    def within(self, number: int, of: int) -> "Shard":
+        """A worker's share of this one's rows: of all of them each row is one worker's."""
+        return Shard(self.number + self.of * number, self.of * of)
 
 
 def rebatched(frames: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
@@ -18,3 +45,32 @@ def rebatched(frames: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFram
             waiting, held, given = [together.slice(rows)], held - rows, True
     if held or not given:
         yield pl.concat(waiting)
+
+
+def dealt(frames: Iterator[pl.DataFrame], shard: Shard) -> Iterator[pl.DataFrame]:
+    """The rows of one shard: as many as any other has, or one more."""
+    if shard.of == 1:
+        yield from frames
+        return
+    first = shard.number
+    for frame in frames:
+        yield frame.gather_every(shard.of, first) if first < frame.height else frame.clear()
+        first = (first - frame.height) % shard.of
+
+
+def mixed(frames: Iterator[pl.DataFrame], buffer: int, seed: int) -> Iterator[pl.DataFrame]:
+    """The rows in an order of chance, each among the `buffer` rows around it at least; the same order for the same seed."""
+    kept: pl.DataFrame | None = None
+    for turn, frame in enumerate(frames):
+        together = frame if kept is None else pl.concat([kept, frame])
+        shuffled = together.sample(fraction=1, shuffle=True, seed=_seed(seed, turn))
+        ready = max(0, shuffled.height - buffer)
+        yield shuffled.slice(0, ready)
+        kept = shuffled.slice(ready)
+    if kept is not None:
+        yield kept
+
+
+def _seed(seed: int, turn: int) -> int:
+    # Neighbouring seeds have nothing to do with one another.
+    return (seed * 0x9E3779B97F4A7C15 + turn * 0xBF58476D1CE4E5B9) % (1 << 63)

@@ -34,6 +34,10 @@ class TrainingSets:
     def __init__(self, place: str | Path | Objects, options: Mapping[str, str] | None = None) -> None:
         self._objects = place if isinstance(place, Objects) else open_objects(place, options)
         self.place = self._objects.place
+        self._options = dict(options or {})
+
+    def __reduce__(self) -> tuple[type["TrainingSets"], tuple[str, dict[str, str]]]:
+        return TrainingSets, (self.place, self._options)
 
     def names(self) -> list[str]:
         """The names of all saved sets, sorted."""

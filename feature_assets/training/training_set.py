@@ -1,6 +1,6 @@
 """`TrainingSet`: rows with features, taken in one piece or in many."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,12 +11,15 @@ from polars.io.plugins import register_io_source
 
 from feature_assets.drafts import drafted
 from feature_assets.errors import ConfigurationError, FeatureAssetsError, RequestError
+from feature_assets.training.batches import Shard
 from feature_assets.training.digests import Digester
 from feature_assets.training.manifest import Manifest, Question, libraries, schema_text
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+    from feature_assets.training.feeding import Arrays
 
 
 PIECE_BYTES: Final = 512 << 20
@@ -132,6 +135,77 @@ class TrainingSet:
         if self._rows is not None:
             return iter([self._rows]) if self._rows.is_empty() else self._rows.iter_slices(size)
         return self._source.pieces(size) if rows else self._read(size)
+
+    def numpy_batches(
+        self,
+        rows: int,
+        *,
+        columns: Sequence[str] | None = None,
+        shuffle: int = 0,
+        seed: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        drop_last: bool = False,
+    ) -> "Iterator[Arrays]":
+        """The rows as arrays, so many at a time: a dict of column and array, which JAX takes as it is.
+
+        Args:
+            rows: how many rows a batch has; the last one has what is left, or is left out with `drop_last`.
+            columns: which ones; by default all of numbers, booleans, times and vectors. Times are whole numbers in the
+                column's unit since 1970. A null float is NaN.
+            shuffle: how many rows are held to mix them with one another; 0 keeps the order.
+            seed: the same seed gives the same order.
+            shard: number and count of workers or ranks that share the rows; each row is in one of them.
+
+        Raises:
+            RequestError: a column is none of these, or has a null that is no float.
+        """
+        from feature_assets.training.feeding import numpy_batches
+
+        own = Shard.checked(*shard)
+        return numpy_batches(self, rows, columns=columns, shuffle=shuffle, seed=seed, shard=own, drop_last=drop_last)
+
+    def to_torch(
+        self,
+        rows: int,
+        *,
+        columns: Sequence[str] | None = None,
+        shuffle: int = 0,
+        seed: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        drop_last: bool = False,
+    ) -> Any:
+        """A PyTorch `IterableDataset` of the batches of `numpy_batches` as dicts of tensors.
+
+        For `DataLoader(…, batch_size=None, num_workers=…, multiprocessing_context="spawn")`: its workers share the rows of
+        `shard`, which is (rank, world size) where several processes train. `.set_epoch(n)` gives another order. Workers
+        that are processes read a saved set, `store.training_set(name)`.
+
+        Raises:
+            ConfigurationError: PyTorch is not installed.
+            RequestError: a column makes no tensor.
+        """
+        from feature_assets.training.feeding import torch_dataset
+
+        options = {"columns": columns, "shuffle": shuffle, "seed": seed, "drop_last": drop_last}
+        return torch_dataset(self, rows, Shard.checked(*shard), options)
+
+    def to_ray_dataset(self) -> Any:
+        """The rows as a Ray Dataset, in their order, a block for each batch.
+
+        Raises:
+            ConfigurationError: Ray is not installed.
+        """
+        from feature_assets.training.feeding import ray_dataset
+
+        return ray_dataset(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._manifest is None or not self._manifest.files:
+            raise RequestError(
+                "A training set that is not saved cannot be handed to another process, which would join it anew. Save it, and "
+                "hand over store.training_set(name)."
+            )
+        return {**self.__dict__, "_rows": None}
 
     def _read(self, size: int) -> Iterator[pl.DataFrame]:
         """The pieces; if there is but one, it is small enough to be kept."""
