@@ -27,6 +27,9 @@ _CELLS_IN_PLACE: Final = 4_096
 """So many values take about a millisecond; more are read in a thread, so that other requests go on meanwhile."""
 
 _READERS: Final = 4
+_READERS_OVER_NETWORK: Final = 32
+"""They wait most of the time; so many requests of one process may wait for the store at once."""
+
 _POOL: Final = "online-read"
 
 _T = TypeVar("_T")
@@ -46,7 +49,8 @@ class OnlineFeatures:
         self._log = log
         self._serving, self._bearer = serving, bearer
         self._max_bytes, self._max_keys = limits.max_body_bytes, limits.max_keys
-        self._threads, self._in_threads = ThreadPoolExecutor(_READERS, thread_name_prefix=_POOL), 0
+        self._readers = _READERS if serving.is_local else _READERS_OVER_NETWORK
+        self._threads, self._in_threads = ThreadPoolExecutor(self._readers, thread_name_prefix=_POOL), 0
         meters.watch(self._watched)
 
     async def __call__(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
@@ -95,8 +99,8 @@ class OnlineFeatures:
             self._in_threads -= 1
 
     def _watched(self) -> Watched:
-        busy = min(self._in_threads, _READERS)
-        yield metrics.THREADS, (_POOL,), _READERS
+        busy = min(self._in_threads, self._readers)
+        yield metrics.THREADS, (_POOL,), self._readers
         yield metrics.THREADS_BUSY, (_POOL,), busy
         yield metrics.THREADS_WAITING, (_POOL,), self._in_threads - busy
 

@@ -92,7 +92,7 @@ class Snapshot:
         self.headers = ((b"content-type", b"application/json"), (b"x-feature-registry", published.digest.encode()))
         self.lines = b"".join(b"%b: %b\r\n" % header for header in self.headers)
         self._store, self._settings, self._meters = meters.reads(store), settings, meters
-        self._local = settings.online_url.startswith("sqlite:")
+        self._local = is_local(settings)
         self.compiled: dict[QuestionKey, Question] = {}
 
     def reading(
@@ -158,11 +158,17 @@ def _check_references(features: Asked) -> None:
                 raise Problem(422, "bad-reference", str(error), pointer=f"/features/{position}") from None
 
 
+def is_local(settings: Settings) -> bool:
+    """Whether the latest rows are on this machine, so that no read waits for a network."""
+    return settings.online_url.startswith("sqlite:")
+
+
 class Serving:
-    """The snapshot in force, kept up to date."""
+    """The snapshot in force, kept up to date. `is_local`: whether the latest rows are on this machine."""
 
     def __init__(self, settings: Settings, meters: Meters) -> None:
         self._settings, self._meters = settings, meters
+        self.is_local = is_local(settings)
         self._refreshed = 0.0
         meters.watch(self._watched)
         self.registry_store = RegistryStore(settings.place(settings.registry), settings.storage())

@@ -26,14 +26,20 @@ from tests.acceptance.running import free_port
 
 ROOT = Path(__file__).parents[2]
 MINISTACK, SEAWEEDFS, DYNALITE = "1.5.33", "4.48", "4.0.0"
+LOCALBUCKET, S3RVER = "1.2.1", "3.7.1"
 REGION = "us-east-1"
-KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": REGION}
+# s3rver knows no other name.
+KEYS = {"AWS_ACCESS_KEY_ID": "S3RVER", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": REGION}
 
 _PLACE = ROOT / ".venv-aws"
 _MOTO = ROOT / "tests" / "online" / "dynamodb_server.py"
 _SECONDS_TO_INSTALL = 400
 _SECONDS_TO_START = 60
 
+_S3RVER = """
+const [port, directory] = process.argv.slice(1)
+new (require("s3rver"))({address: "127.0.0.1", port, directory, silent: true, allowMismatchedSignatures: true}).run()
+"""
 # Its command line listens on every address of the machine.
 _DYNALITE = 'require("dynalite")({createTableMs: 0, deleteTableMs: 0}).listen(process.argv[1], "127.0.0.1")'
 
@@ -83,11 +89,28 @@ def seaweedfs(folder: Path) -> Iterator[str]:
         yield _listening(server, ports["s3"])
 
 
+@contextlib.contextmanager
+def localbucket(folder: Path) -> Iterator[str]:
+    """The endpoint of an S3 that ignores If-Match."""
+    python, port = _environment(f"localbucket=={LOCALBUCKET}"), free_port()
+    with _process([str(python.with_name("localbucket")), "--port", str(port), str(folder)]) as server:
+        yield _listening(server, port)
+
+
+@contextlib.contextmanager
+def s3rver(folder: Path) -> Iterator[str]:
+    """The endpoint of an S3 that ignores If-Match and If-None-Match."""
+    port = free_port()
+    with _process(["node", "-e", _S3RVER, str(port), str(folder)], cwd=_node_modules(f"s3rver@{S3RVER}")) as server:
+        yield _listening(server, port)
+
+
 Cloud = Callable[[Path], AbstractContextManager[str]]
 """Starts one; takes a folder for its data, gives the endpoint."""
 
 DYNAMODBS: Mapping[str, Cloud] = {"moto": moto, "ministack": ministack, "dynalite": dynalite}
 S3S: Mapping[str, Cloud] = {"moto": moto, "ministack": ministack, "seaweedfs": seaweedfs}
+UNFIT_S3S: Mapping[str, Cloud] = {"localbucket": localbucket, "s3rver": s3rver}
 BOTH: Mapping[str, Cloud] = {"moto": moto, "ministack": ministack}
 
 

@@ -3,16 +3,19 @@
 `PUT /_faults` takes a list of {"operation", "how", "share", "only"} as JSON: from then on that share of the calls of an
 operation ("*" for all of them) goes wrong, of those that have "only" in what they send. `how` is "drop", which cuts the
 connection, or a status, 500 or 503: with these the call is done and only its answer is lost; "unprocessed" leaves half of
-a batch undone; the name of one of DynamoDB's errors refuses the call with it. A share of 1 means every call once: the next
+a batch undone; "damage" changes a digit of every number in the answer, and "garble" all of the answer, whose checksum stays;
+the name of one of DynamoDB's errors refuses the call with it. A share of 1 means every call once: the next
 of the same content goes well, as a repeated one does; 2 means every call.
 """
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterable
 from io import BytesIO
 from socket import SHUT_RDWR
 from typing import Any
+from zlib import crc32
 
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
@@ -57,6 +60,8 @@ class Faults:
             return self._told(start_response, "400 Bad Request", how)
         if how == "unprocessed":
             return self._half(operation, body, environ, start_response)
+        if how in ("damage", "garble"):
+            return [_damaged(part, how) for part in self._application(environ, start_response)]
         list(self._application(environ, lambda *_: None))
         if how == "drop":
             environ["werkzeug.socket"].shutdown(SHUT_RDWR)
@@ -77,12 +82,19 @@ class Faults:
             environ |= {"wsgi.input": BytesIO(sent), "CONTENT_LENGTH": str(len(sent))}
             answer = json.loads(b"".join(self._application(environ, lambda *_: None)))
         answer[BATCHES[operation]] = {table: left if operation == "BatchWriteItem" else {**given, "Keys": left}}
-        start_response("200 OK", [("Content-Type", "application/x-amz-json-1.0")])
-        return [json.dumps(answer).encode()]
+        sent_back = json.dumps(answer).encode()
+        headers = [("Content-Type", "application/x-amz-json-1.0"), ("x-amz-crc32", str(crc32(sent_back)))]
+        start_response("200 OK", headers)
+        return [sent_back]
 
     def _told(self, start_response: Callable[..., Any], status: str, kind: str) -> Iterable[bytes]:
         start_response(status, [("Content-Type", "application/x-amz-json-1.0")])
         return [json.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{kind}", "message": "it is so"}).encode()]
+
+
+def _damaged(body: bytes, how: str) -> bytes:
+    """As long as it was."""
+    return re.sub(rb'("N": ?")(\d)', rb"\g<1>7", body) if how == "damage" else b"?" * len(body)
 
 
 if __name__ == "__main__":

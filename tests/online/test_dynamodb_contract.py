@@ -19,7 +19,7 @@ from feature_assets.testing.online import COUNTER, WEATHER, weather
 class TestDynamoDB(OnlineStoreContract):
     # Each call takes milliseconds there; with a server of one's own all of it is tried.
     races, many, examples, runs, steps, orders = (
-        (8, 230, 3, 3, 10, 12) if "FEATURE_ASSETS_TEST_DYNAMODB" not in os.environ else (48, 2600, 25, 20, 20, 120)
+        (8, 230, 3, 3, 10, 12) if "FEATURE_ASSETS_TEST_DYNAMODB" not in os.environ else (200, 2600, 25, 20, 20, 120)
     )
 
     @pytest.fixture(autouse=True)

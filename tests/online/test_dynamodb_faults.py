@@ -136,6 +136,21 @@ def test_batches_that_are_left_half_done_are_finished(store: DynamoOnlineStore, 
     assert temps(store, NAMES[:100]) == [1.0] * 100
 
 
+@pytest.mark.parametrize("how", ["damage", "garble"])
+@pytest.mark.parametrize("operation, keys", [("GetItem", 1), ("BatchGetItem", 5)])
+def test_a_damaged_answer_is_never_taken(
+    operation: str, keys: int, how: str, store: DynamoOnlineStore, faults: Faults
+) -> None:
+    store.prepare(WEATHER)
+    store.write(WEATHER, rows(NAMES[:keys], 3, 1, 1.0), None)
+    assert temps(store, NAMES[:keys]) == [1.0] * keys
+    faults(operation, how)
+    assert temps(store, NAMES[:keys]) == [1.0] * keys, "it is asked for again"
+    faults(operation, how, 2)
+    with pytest.raises(StoreUnavailable, match=r"Checksum CRC32 failed.*Try again"):
+        temps(store, NAMES[:keys])
+
+
 def test_recovery_is_asked_for_until_the_table_is_old_enough(endpoint: str, faults: Faults) -> None:
     faults("UpdateContinuousBackups", "ContinuousBackupsUnavailableException")
     prefix = f"t{uuid4().hex[:10]}"
@@ -207,7 +222,7 @@ def test_conditional_updates_go_in_parallel(store: DynamoOnlineStore) -> None:
     def wait_for_others(**_: object) -> None:
         together.wait(timeout=20)
 
-    store._calls._client().meta.events.register("before-send.dynamodb.PutItem", wait_for_others)
+    store._calls._client("put_item").meta.events.register("before-send.dynamodb.PutItem", wait_for_others)
     names = NAMES[:8]
     assert store.write(WEATHER, rows(names, 3, 2, 1.0), None) == WriteCount(written=8)
     assert temps(store, names) == [1.0] * 8

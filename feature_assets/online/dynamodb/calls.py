@@ -9,20 +9,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
 from feature_assets.errors import ConfigurationError, StoreError, StoreFull, StoreUnavailable
+from feature_assets.online.dynamodb.checksums import Checksums
 from feature_assets.online.dynamodb.keys import KEY, key_text
 from feature_assets.online.dynamodb.location import Location
 
 KEYS_AT_ONCE: Final = 100
 PUTS_AT_ONCE: Final = 25
 
-_ATTEMPTS = 8
 _SECONDS_TO_READ = 5.0
 _SECONDS_TO_WRITE = 60.0
 _FIRST_WAIT = 0.02
@@ -39,6 +39,18 @@ _DONE_WITHOUT: Final = {
 Item = dict[str, dict[str, Any]]
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+
+class Patience(NamedTuple):
+    """How often a call is tried, and for how long each time nothing may be heard."""
+
+    attempts: int
+    seconds: float
+
+
+_LOOKUPS: Final = frozenset({"get_item", "batch_get_item"})
+_OF_LOOKUPS: Final = Patience(4, 3.0)
+_OF_PUBLISHERS: Final = Patience(8, 10.0)
 
 
 class NotThere(Exception):
@@ -58,12 +70,12 @@ class NotYet(Exception):
 
 
 class Calls:
-    """One client, made at the first call. Safe to share between threads."""
+    """Clients, made when they are first needed. Safe to share between threads."""
 
     def __init__(self, location: Location) -> None:
         self.location = location
         self._making = Lock()
-        self._made: Any = None
+        self._made: dict[Patience, Any] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._counting = Lock()
         self._read_units = self._write_units = 0.0
@@ -78,7 +90,7 @@ class Calls:
             NotYet: the table is too new for it.
             StoreError: it failed, again and again where that may help.
         """
-        client = self._client()
+        client = self._client(operation)
         try:
             answer: dict[str, Any] = getattr(client, operation)(**arguments)
         except ClientError as error:
@@ -181,32 +193,36 @@ class Calls:
         """Let go of connections and threads."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._made is not None:
-            self._made.close()
+        for client in self._made.values():
+            client.close()
 
-    def _client(self) -> Any:
-        if self._made is None:
+    def _client(self, operation: str) -> Any:
+        """The client for it: whoever looks rows up does not wait as long as whoever publishes."""
+        patience = _OF_LOOKUPS if operation in _LOOKUPS else _OF_PUBLISHERS
+        if patience not in self._made:
             with self._making:
-                if self._made is None:
-                    self._made = self._new_client()
-        return self._made
+                if patience not in self._made:
+                    self._made[patience] = self._new_client(patience)
+        return self._made[patience]
 
-    def _new_client(self) -> Any:
+    def _new_client(self, patience: Patience) -> Any:
         config = Config(
-            retries={"mode": "adaptive", "total_max_attempts": _ATTEMPTS},
-            max_pool_connections=self.location.concurrency + 4,
-            connect_timeout=3,
-            read_timeout=10,
+            retries={"mode": "adaptive", "total_max_attempts": patience.attempts},
+            max_pool_connections=self.location.concurrency * 2,
+            connect_timeout=patience.seconds,
+            read_timeout=patience.seconds,
             user_agent_extra="feature-assets",
         )
         try:
-            return boto3.session.Session().client(
+            client = boto3.session.Session().client(
                 "dynamodb", region_name=self.location.region, endpoint_url=self.location.endpoint, config=config
             )
         except (BotoCoreError, ValueError) as error:
             raise ConfigurationError(
                 f"{self.described}: {error} Name the region in the URL of the store, or in AWS_REGION."
             ) from error
+        Checksums(client)
+        return client
 
     def _translated(self, operation: str, error: ClientError) -> Exception:
         code = error.response.get("Error", {}).get("Code", "")
@@ -231,7 +247,7 @@ class Calls:
             return StoreFull(f"{self.described}: {error.response['Error'].get('Message', code)}")
         if code in ("ProvisionedThroughputExceededException", "RequestLimitExceeded", "ThrottlingException"):
             return StoreUnavailable(
-                f"{self.described} throttled '{operation}' {_ATTEMPTS} times. Try again later, or raise the capacity."
+                f"{self.described} throttled '{operation}' again and again. Try again later, or raise the capacity."
             )
         return StoreError(
             f"{self.described} did not '{operation}': {error.response.get('Error', {}).get('Message') or code}"
