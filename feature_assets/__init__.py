@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         feature_view,
         on_demand_feature_view,
         stream_feature_view,
+        training_set,
     )
     from feature_assets.checks import AllowedValues, Expression, Fresh, InRange, NotNull, RowCount, Unique
     from feature_assets.config import Settings
@@ -179,6 +180,7 @@ __all__ = [
     "feature_view",
     "on_demand_feature_view",
     "stream_feature_view",
+    "training_set",
 ]
 
 _ON_FIRST_TOUCH = {
@@ -235,6 +237,7 @@ _ON_FIRST_TOUCH = {
     "feature_view": "feature_assets.assets",
     "on_demand_feature_view": "feature_assets.assets",
     "stream_feature_view": "feature_assets.assets",
+    "training_set": "feature_assets.assets",
 }
 
 

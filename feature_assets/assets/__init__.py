@@ -6,6 +6,7 @@ from feature_assets.assets.metadata import registry_from_graph
 from feature_assets.assets.operations import feature_definitions
 from feature_assets.assets.resources import FeatureAssets
 from feature_assets.assets.stream_view import StreamFeatureView, stream_feature_view
+from feature_assets.assets.training_set import training_set
 
 __all__ = [
     "FeatureAssets",
@@ -18,4 +19,5 @@ __all__ = [
     "on_demand_feature_view",
     "registry_from_graph",
     "stream_feature_view",
+    "training_set",
 ]

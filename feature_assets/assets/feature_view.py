@@ -298,7 +298,7 @@ def _compute(
         stores: FeatureAssets = getattr(context.resources, RESOURCE)
         partitions_def = context.assets_def.partitions_def
         parts = slices(partitions_def, context.partition_keys if partitions_def is not None else [])
-        with _told_to_dagster():
+        with told_to_dagster():
             inputs |= outside.read(stores, window_of(parts))
         frame = function(context, inputs)
         results: list[CheckResult] = []
@@ -324,7 +324,7 @@ def _compute(
 
 
 @contextmanager
-def _told_to_dagster() -> Iterator[None]:
+def told_to_dagster() -> Iterator[None]:
     try:
         yield
     except FeatureAssetsError as error:

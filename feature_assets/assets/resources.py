@@ -15,7 +15,7 @@ from feature_assets.assets.metadata import spec_from_metadata
 from feature_assets.assets.partitions import has_time, slices
 from feature_assets.config import Settings
 from feature_assets.drafts import drafted
-from feature_assets.errors import ContractBroken, StoreError, TableMissing
+from feature_assets.errors import ContractBroken, RequestError, StoreError, TableMissing
 from feature_assets.offline import OfflineStore
 from feature_assets.online import open_online_store
 from feature_assets.online.protocol import OnlineStore
@@ -23,12 +23,16 @@ from feature_assets.registry import RegistryStore
 from feature_assets.sources import Window, read_source
 from feature_assets.spec import UNPARTITIONED, BatchSource, ViewSpec
 from feature_assets.store import FeatureStore
+from feature_assets.training import TrainingSet, set_of_partition
 
 RESOURCE = "feature_assets"
 """The key of the resource and IO manager that every view needs."""
 
 SERVED = "feature_assets/served"
 """Metadata of the asset of a served log: the service that was asked for."""
+
+TRAINING_SET = "feature_assets/training_set"
+"""The metadata key of an asset whose rows are a saved training set: the name that it is saved under."""
 
 LOOKBACK = "feature_assets/lookback_seconds"
 TIMESTAMP = "feature_assets/timestamp"
@@ -113,8 +117,12 @@ class FeatureAssets(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> Any:
         """Upstream rows: of the partition's window, reaching back as far as the view declared.
 
-        A lazy frame, unless the parameter is annotated as a Polars, pandas or Arrow one.
+        A lazy frame, unless the parameter is annotated as a Polars, pandas or Arrow one; of a training set also as
+        `TrainingSet`.
         """
+        upstream = (context.upstream_output.definition_metadata if context.upstream_output else None) or {}
+        if (name := _plain(upstream.get(TRAINING_SET))) is not None:
+            return self._saved(name, context)
         return as_annotated(self._rows(context), context.dagster_type.typing_type)
 
     def _rows(self, context: dg.InputContext) -> pl.LazyFrame:
@@ -129,6 +137,19 @@ class FeatureAssets(dg.ConfigurableIOManager):
         if isinstance(spec, ViewSpec):
             return self._history(spec, start, end)
         return self._kept(context, (upstream or {}).get(TIMESTAMP), start, end)
+
+    def _saved(self, name: str, context: dg.InputContext) -> Any:
+        partitions = context.asset_partition_keys if context.has_asset_partitions else [None]
+        with FeatureStore(self.settings()) as store:
+            sets = [store.training_set(set_of_partition(name, one)) for one in partitions]
+        if context.dagster_type.typing_type is not TrainingSet:
+            return as_annotated(pl.concat(one.lazy() for one in sets), context.dagster_type.typing_type)
+        if len(sets) != 1:
+            raise RequestError(
+                f"Training set '{name}' comes in {len(sets)} partitions, and a TrainingSet is one of them. Annotate the "
+                "parameter as a frame, or map it to one partition."
+            )
+        return sets[0]
 
     def _history(self, spec: ViewSpec, start: datetime | None, end: datetime | None) -> pl.LazyFrame:
         rows = self.offline().scan(spec, since=start).select(spec.columns)

@@ -14,7 +14,7 @@ from feature_assets.training.comparison import Differences, differences
 from feature_assets.training.digests import Digests
 from feature_assets.training.manifest import Manifest, Question, StoredFile, table_label
 from feature_assets.training.needed import NeededVersions
-from feature_assets.training.saved import TrainingSets
+from feature_assets.training.saved import TrainingSets, set_of_partition
 from feature_assets.training.training_set import Source, TrainingSet, usual_rows
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "TrainingSets",
     "differences",
     "rebatched",
+    "set_of_partition",
     "table_label",
     "usual_rows",
 ]

@@ -28,6 +28,19 @@ _ROOT = "sets"
 _MANIFEST = "manifest.json"
 
 
+def set_of_partition(name: str, partition: str | None = None) -> str:
+    """What a set is saved as that an asset makes: under its name, and for each partition with the key behind.
+
+    A key with characters that no name has, or too many of them, is told by its digest as well.
+    """
+    if partition is None:
+        return name
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", partition)[:40]
+    if plain == partition:
+        return f"{name}.{partition}"
+    return f"{name}.{plain}.{hashlib.sha256(partition.encode()).hexdigest()[:12]}"
+
+
 class TrainingSets:
     """The saved training sets of one place."""
 
