@@ -16,18 +16,21 @@ from feature_assets.assets.pushed import report_pushes_sensor
 from feature_assets.assets.resources import RESOURCE, FeatureAssets
 from feature_assets.assets.served_log import log_assets, logged, report_sensor, skew_checks
 from feature_assets.assets.stream_view import StreamFeatureView
+from feature_assets.assets.streamed import logged_views, stream_checks, watch_streams_sensor
 from feature_assets.errors import FeatureAssetsError, NotPublished
 from feature_assets.push import drain_orphans, orphaned
 from feature_assets.registry import Registry
 from feature_assets.served.shape import log_store
 from feature_assets.served.upkeep import keep_up as keep_up_served
 from feature_assets.settlement import pending, reconcile
-from feature_assets.spec import AnySource, FileSource, LoggingConfig, ServiceSpec, ViewSpec
+from feature_assets.spec import AnySource, FileSource, LoggingConfig, LogSource, ServiceSpec, ViewSpec
+from feature_assets.streams.dead_letters import dead_letter_store
+from feature_assets.streams.dead_letters import keep_up as keep_up_dead
 from feature_assets.training import NeededVersions, TrainingSets
 
 log = logging.getLogger(__name__)
 
-_Named = TypeVar("_Named", ViewSpec, ServiceSpec)
+_Named = TypeVar("_Named", ViewSpec, ServiceSpec, LogSource)
 
 REGISTRY = "feature_registry"
 _GROUP = "feature_platform"
@@ -70,6 +73,8 @@ def feature_definitions(
     reporting = [report_sensor(services, declared, registry)] if services else []
     if streams := [view for view in views if isinstance(view, StreamFeatureView)]:
         reporting.append(report_pushes_sensor(streams))
+        if logged_views(streams):
+            reporting.append(watch_streams_sensor(streams))
 
     def derive() -> Registry:
         return registry_from_graph(made.resolve_asset_graph())
@@ -77,9 +82,9 @@ def feature_definitions(
     made = dg.Definitions(
         assets=[*everything, registry_asset(declared, derive)],
         resources={RESOURCE: FeatureAssets(config=config), **(resources or {})},
-        asset_checks=[*skew_checks(services), *asset_checks],
+        asset_checks=[*skew_checks(services), *stream_checks(streams), *asset_checks],
         sensors=[publish_registry_sensor(derive), reconcile_sensor(views), *reporting, *sensors],
-        jobs=[reconcile_job(views), maintenance_job(views, services), *jobs],
+        jobs=[reconcile_job(views), maintenance_job(views, services, logged_views(streams)), *jobs],
         **more,
     )
     return made
@@ -246,11 +251,15 @@ def reconcile_job(views: Sequence[FeatureView]) -> dg.JobDefinition:
     return reconcile_online_store_job
 
 
-def maintenance_job(views: Sequence[FeatureView], services: Sequence[FeatureService] = ()) -> dg.JobDefinition:
+def maintenance_job(
+    views: Sequence[FeatureView],
+    services: Sequence[FeatureService] = (),
+    streams: Sequence[tuple[StreamFeatureView, LogSource]] = (),
+) -> dg.JobDefinition:
     """The job `maintain_stores`: compacts small files and removes those that nothing needs any more, neither a version of
     the last 30 days nor a saved training set.
 
-    Of the logs of services the days go that lie back longer than their retention.
+    Of the logs of services and of dead letters the days go that lie back longer than they are kept.
     """
 
     @dg.op(name="compact_and_vacuum", required_resource_keys={RESOURCE})
@@ -273,7 +282,17 @@ def maintenance_job(views: Sequence[FeatureView], services: Sequence[FeatureServ
                 context.log.info(told, service.name, len(done.days), done.files)
 
         failed = _tried([view.spec for view in views], _if_there(stores, keep_up), context.log)
+
+        def keep_up_letters(source: LogSource) -> None:
+            settings = stores.settings()
+            now, kept = settings.present or datetime.now(UTC), timedelta(days=settings.stream.dead_letter_days)
+            letters = dead_letter_store(settings)
+            days = keep_up_dead(letters, source.name, now=now, kept=kept, older_than=_VERSIONS_KEPT)
+            if days is not None:
+                context.log.info("dead letters of %s: compacted, %d days removed", source.name, len(days))
+
         failed += _tried([service.spec for service in services], keep_up_log, context.log)
+        failed += _tried(list({source.name: source for _, source in streams}.values()), keep_up_letters, context.log)
         if failed:
             raise dg.Failure("; ".join(failed))
 

@@ -69,7 +69,8 @@ def run(
     for name, each in consumers.running.items():
         progress = each.progress
         letters = f", {counted(progress.letters, 'dead letter')}" if progress.letters else ""
-        done(f"{name}: {counted(progress.records, 'record')} in {counted(progress.batches, 'batch')}{letters}.")
+        batches = "1 batch" if progress.batches == 1 else f"{progress.batches:,} batches"
+        done(f"{name}: {counted(progress.records, 'record')} in {batches}{letters}.")
 
 
 @command(stream, "status", examples=["stream status", "stream status driver_trips --json"])

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Literal
 
 import msgspec
@@ -126,7 +127,7 @@ class RecordSource(Source, frozen=True, kw_only=True):
     take the rows. The field `key_field` is not in the value but is the record's key, `time_field` the time that the log
     has for it; a created timestamp that no field brings is that time too. `event_id` and `batch_source` are as of a
     `PushSource`. A shard of which nothing has been published is read from its first record on, or with `start="latest"`
-    from what comes then.
+    from what comes then. `max_lag` records may be unread, and the latest event be `max_age` old, before a check tells.
     """
 
     connection: str
@@ -137,10 +138,16 @@ class RecordSource(Source, frozen=True, kw_only=True):
     event_id: str | None = None
     batch_source: BatchSource | None = None
     start: Literal["earliest", "latest"] = "earliest"
+    max_lag: int | None = None
+    max_age: timedelta | None = None
 
     def __post_init__(self) -> None:
         Source.__post_init__(self)
         place = f"{type(self).__name__} '{self.name}'"
+        if self.max_lag is not None and self.max_lag < 0:
+            raise DeclarationError(f"{place}: max_lag {self.max_lag} is negative. Leave it out for no limit.")
+        if self.max_age is not None and self.max_age <= timedelta(0):
+            raise DeclarationError(f"{place}: max_age {self.max_age} is not positive. Leave it out for no limit.")
         check_name(f"{place}: connection", self.connection)
         if self.value == _JSON:
             # What canonical JSON leaves out is the default itself, not what equals it.

@@ -231,6 +231,7 @@ class Consumer:
 
     def assigned(self, shards: Sequence[Shard]) -> Mapping[Shard, int | None]:
         """See `Listener`."""
+        log.info("assigned source=%s shards=%s", self._source, ",".join(map(str, shards)))
         self.progress.shards.update(shards)
         try:
             return self._begun(shards)
@@ -251,6 +252,7 @@ class Consumer:
 
     def lost(self, shards: Sequence[Shard]) -> None:
         """See `Listener`."""
+        log.info("given up source=%s shards=%s", self._source, ",".join(map(str, shards)))
         self._drop(set(shards))
         self._sink.given_up(shards)
         self.progress.shards.difference_update(shards)

@@ -162,3 +162,26 @@ def last(offline: OfflineStore, source: str, count: int) -> list[dict[str, Any]]
     columns = ("read_at", "stream", "shard", "position", "view", "written_at", "value_bytes", "reason")
     found = offline.scan(table, features=["written_at", "value_bytes", "reason"]).select(columns)
     return found.top_k(count, by="read_at").sort("read_at", descending=True).collect(engine="streaming").to_dicts()
+
+
+def keep_up(
+    offline: OfflineStore, source: str, *, now: datetime, kept: timedelta, older_than: timedelta
+) -> list[str] | None:
+    """Remove the days that lie back longer than dead letters are kept, then old files as of any table.
+
+    Args:
+        older_than: as of `OfflineStore.vacuum`.
+
+    Returns the days that went; None where there never was a dead letter.
+    """
+    table = table_of(source)
+    state = offline.state(table)
+    if state is None:
+        return None
+    first = f"{now.astimezone(UTC) - kept:{DAY}}"
+    due = [day for day in state.rows_by_partition if day < first]
+    if due:
+        offline.drop(table, due, metadata={"operation": "retention"})
+    offline.compact(table)
+    offline.vacuum(table, older_than=older_than, dry_run=False)
+    return due

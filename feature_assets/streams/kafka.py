@@ -203,6 +203,8 @@ class KafkaLog:
 
     def _restart(self) -> None:
         """Read on in every partition after what was last handed over, and nothing that was fetched before."""
+        if not self._at:
+            return  # while the group shares out anew, librdkafka waits for the assignment of its own
         partitions = [self._partition(shard, after) for shard, after in self._at.items()]
         if self._cooperative:
             self._consumer.incremental_unassign(partitions)

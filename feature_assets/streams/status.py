@@ -10,11 +10,11 @@ from feature_assets.errors import RequestError, StoreUnavailable
 from feature_assets.offline import OfflineStore
 from feature_assets.online.protocol import OnlineStore
 from feature_assets.registry import Registry
-from feature_assets.spec import ViewSpec
+from feature_assets.spec import LogSource, ViewSpec
 from feature_assets.streams.admission import Intake
 from feature_assets.streams.dead_letters import NO_VIEW, counted, dead_letter_store
 from feature_assets.streams.log import Bounds, Shard
-from feature_assets.streams.opening import Survey, survey
+from feature_assets.streams.opening import Survey, group_of, survey
 from feature_assets.streams.running import Chosen, chosen
 from feature_assets.streams.sink import Sink, Stores
 
@@ -72,12 +72,25 @@ def status(
     """
     found: list[ViewStatus] = []
     for one in chosen(registry, names):
-        try:
-            seen, error = survey(one.source, one.group, settings), ""
-        except StoreUnavailable as away:
-            seen, error = Survey({}, None), str(away)
+        seen, error = _seen(one.source, one.group, settings)
         found += [_of(one, view, seen, error, settings, offline, online) for view in one.views]
     return found
+
+
+def status_of(
+    source: LogSource, view: ViewSpec, settings: Settings, offline: OfflineStore, online: OnlineStore
+) -> ViewStatus:
+    """How far one view is, whatever is published. Raises as `status`."""
+    one = Chosen(source, (view,), group_of(source, [view.name], [view.name]))
+    return _of(one, view, *_seen(source, one.group, settings), settings, offline, online)
+
+
+def _seen(source: LogSource, group: str, settings: Settings) -> tuple[Survey, str]:
+    """What the log has, or why it cannot be asked."""
+    try:
+        return survey(source, group, settings), ""
+    except StoreUnavailable as away:
+        return Survey({}, None), str(away)
 
 
 def _of(

@@ -20,9 +20,9 @@ SESSION = {"session.timeout.ms": "6000", "heartbeat.interval.ms": "500"}
 class Broker:
     """A broker that runs; `properties` lead a client to it."""
 
-    def __init__(self, port: int) -> None:
-        self.properties = {"bootstrap.servers": f"127.0.0.1:{port}", "log_level": "0"}
-        self._producer = Producer(self.properties)
+    def __init__(self, properties: dict[str, str]) -> None:
+        self.properties = properties
+        self._producer = Producer(properties)
 
     def make(self, topic: str, partitions: int = 1) -> None:
         admin = AdminClient(self.properties)
@@ -60,7 +60,7 @@ def running(folder: Path) -> Iterator[Broker]:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         _answers(f"127.0.0.1:{port}", process)
-        yield Broker(port)
+        yield Broker({"bootstrap.servers": f"127.0.0.1:{port}", "log_level": "0"})
     finally:
         process.kill()
         process.wait()

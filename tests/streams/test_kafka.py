@@ -88,7 +88,7 @@ class Project:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
         with (self.folder / "consumers.log").open("ab") as log:
             return subprocess.Popen(
-                command_line("stream", "run"), cwd=self.folder, env=environment, stdout=log, stderr=log
+                command_line("--verbose", "stream", "run"), cwd=self.folder, env=environment, stdout=log, stderr=log
             )
 
 
