@@ -1,6 +1,7 @@
 """A view, its two stores, and what they have to hold, kept by hand: a dict of partitions with the rows of each."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,17 +10,19 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from feature_assets.conform import PartitionSlice
-from feature_assets.offline import OfflineStore
+from feature_assets.offline import Moved, OfflineStore, Overtaken
 from feature_assets.online import open_online_store
 from feature_assets.publication import append, publish
 from feature_assets.settlement import erase
 from feature_assets.spec import EVENT_ID, PARTITION, PUBLICATION, SEQUENCE, Entity, Field, ViewSpec
+from feature_assets.streams.sink import finish, publish_records
 from feature_assets.types import FeatureType, Int64, String
 from tests.promises.turns import Actor
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 MINUTE = timedelta(minutes=1)
+SHARD = "events/0"
 CLOCK = pl.Datetime("us", "UTC")
 
 Key: TypeAlias = tuple[Any, ...]
@@ -103,13 +106,18 @@ CASES = {
 
 @dataclass
 class Platform:
-    """The stores of one view, and the rows that have to stand in each partition."""
+    """The stores of one view, and the rows that have to stand in each partition.
+
+    `log` are records of a stream with the partition that each is of, `consumed` the places of those that were published.
+    """
 
     case: Case
     folder: Path
     online_url: str = ""
     stands: dict[str, list[Stored]] = field(default_factory=dict)
     journals: int = 0
+    log: list[tuple[str, Row]] = field(default_factory=list)
+    consumed: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.view = self.case.view
@@ -139,22 +147,56 @@ class Platform:
 
         def committed(answer: Any) -> None:
             _, found = answer
-            for row in found.fresh.iter_rows(named=True):
-                key = tuple(row[name] for name in self.view.join_keys)
-                stored = (key, row["observed_at"], row.get("reported_at"), row["temp"], row[PUBLICATION])
-                self.stands.setdefault(row[PARTITION], []).append(stored)
+            self._stands(found.fresh)
 
-        frame = self.case.frame(rows).select(
+        stores = {
+            "offline": actor.store(self.offline, append=committed),
+            "online": actor.store(self.online),
+        }
+        append(self.view, self._appended(rows), journal=f"journal{self.journals}", **stores)
+
+    def streaming(self, actor: Actor, most: int) -> None:
+        """Consume so many records of the log as one of several, who all take its shard for theirs."""
+        offline, online = actor.store(self.offline), actor.store(self.online)
+        at = offline.streamed(self.view, "events", [SHARD])[SHARD].position
+        finish(self.view, "events", [SHARD], offline, online)
+        begins = 0 if at is None else at + 1
+        records = self.log[begins : begins + most]
+        if not records:
+            return
+        moved = Moved("events", {SHARD: at}, {SHARD: begins + len(records) - 1})
+
+        def committed(answer: Any) -> None:
+            commit, found = answer
+            if commit is not None:
+                self.consumed += range(begins, begins + len(records))
+                self._stands(found.fresh)
+
+        rows: dict[str, list[Row]] = {}
+        for partition, row in records:
+            rows.setdefault(partition, []).append(row)
+        with suppress(Overtaken):
+            publish_records(
+                self.view,
+                self._appended(rows),
+                moved,
+                offline=actor.store(self.offline, append=committed),
+                online=online,
+            )
+
+    def _appended(self, rows: Mapping[str, Sequence[Row]]) -> pl.DataFrame:
+        return self.case.frame(rows).select(
             *self.view.columns,
             pl.col("region").alias(PARTITION),
             pl.lit(None, pl.String).alias(EVENT_ID),
             pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(SEQUENCE),
         )
-        stores = {
-            "offline": actor.store(self.offline, append=committed),
-            "online": actor.store(self.online),
-        }
-        append(self.view, frame, journal=f"journal{self.journals}", **stores)
+
+    def _stands(self, fresh: pl.DataFrame) -> None:
+        for row in fresh.iter_rows(named=True):
+            key = tuple(row[name] for name in self.view.join_keys)
+            stored = (key, row["observed_at"], row.get("reported_at"), row["temp"], row[PUBLICATION])
+            self.stands.setdefault(row[PARTITION], []).append(stored)
 
     def _publish(self, rows: Mapping[str, Sequence[Row]], offline: Any, online: Any) -> int:
         slices = [self.case.slice(partition) for partition in rows]

@@ -15,12 +15,14 @@ from feature_assets.errors import RequestError
 from feature_assets.online.protocol import AppliedPublication, WriteCount
 from feature_assets.settlement import erase, pending, reconcile, settle, verify
 from feature_assets.spec import ViewSpec
-from tests.promises.published import CASES, Case, Platform, Row
+from tests.promises.published import CASES, SHARD, Case, Platform, Row
 from tests.promises.turns import Actor, run, until
 
 
 class OnlineIsLatestOfOffline(RuleBasedStateMachine):
-    """Publishers, pushers, erasers and reconcilers, up to three at once, in every order of their calls; any of them may die."""
+    """Publishers, pushers, consumers of a stream, erasers and reconcilers, up to three at once, in every order of their
+    calls; any of them may die.
+    """
 
     case: Case
 
@@ -59,6 +61,8 @@ class OnlineIsLatestOfOffline(RuleBasedStateMachine):
             "publish",
             "push",
             "push",
+            "stream",
+            "stream",
             "reconcile",
             "force",
             "compact",
@@ -79,6 +83,10 @@ class OnlineIsLatestOfOffline(RuleBasedStateMachine):
         if kind == "push":
             rows = self._rows(data)
             return kind, lambda actor: here.pushing(actor, rows)
+        if kind == "stream":
+            here.log += [(partition, row) for partition, rows in self._rows(data).items() for row in rows]
+            most = data.draw(st.integers(1, 4), label="records")
+            return kind, lambda actor: here.streaming(actor, most)
         if kind == "erase":
             keys = data.draw(st.lists(st.sampled_from(self.case.keys), min_size=1, max_size=2, unique=True))
             return kind, lambda actor: here.erasing(actor, keys)
@@ -93,6 +101,12 @@ class OnlineIsLatestOfOffline(RuleBasedStateMachine):
     def finish_what_was_left(self) -> None:
         reconcile(self.here.view, self.here.offline, self.here.online)
         self.unfinished = False
+
+    @invariant()
+    def each_record_is_consumed_once(self) -> None:
+        here = self.here
+        at = here.offline.streamed(here.view, "events", [SHARD])[SHARD].position
+        assert sorted(here.consumed) == list(range(0 if at is None else at + 1))
 
     @invariant()
     def holds_for_every_key(self) -> None:
