@@ -54,8 +54,8 @@ def run(
     for one in consumers.chosen:
         note(f"Consuming {one.source.name} for {one.names}, in the group {one.group}. Ctrl-C ends it.")
     if metrics_port is not None:
-        port = serve({name: each.progress for name, each in consumers.running.items()}, metrics_host, metrics_port)
-        note(f"Metrics at http://{metrics_host}:{port}/metrics")
+        server = serve({name: each.progress for name, each in consumers.running.items()}, metrics_host, metrics_port)
+        note(f"Metrics at http://{metrics_host}:{server.server_port}/metrics")
 
     def ended(signum: int, frame: Any) -> None:
         consumers.stop()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
+from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -142,8 +143,8 @@ def registry_of(progress: Mapping[str, Progress]) -> CollectorRegistry:
     return made
 
 
-def serve(progress: Mapping[str, Progress], host: str, port: int) -> int:
-    """Answer Prometheus on a port, from a thread of its own; the port, which the system chooses for 0.
+def serve(progress: Mapping[str, Progress], host: str, port: int) -> WSGIServer:
+    """Answer Prometheus on a port, which the system chooses for 0, from a thread of its own. `server_port` says which.
 
     Raises:
         ConfigurationError: somebody else has the port.
@@ -154,4 +155,4 @@ def serve(progress: Mapping[str, Progress], host: str, port: int) -> int:
         raise ConfigurationError(
             f"Metrics cannot be shown at {host}:{port} ({error.strerror}). Name another port: --metrics-port"
         ) from error
-    return int(server.server_port)
+    return server
