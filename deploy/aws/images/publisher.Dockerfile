@@ -14,5 +14,5 @@ COPY examples ./examples
 COPY definitions.py workspace.yaml ./
 COPY deploy/aws/feature_assets.toml ./feature_assets.toml
 
-USER features
+USER 1000
 CMD ["feature-assets", "apply"]

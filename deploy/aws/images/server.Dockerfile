@@ -13,6 +13,6 @@ RUN pip install --require-hashes --only-binary :all: --requirement requirements.
 COPY examples ./examples
 COPY deploy/aws/feature_assets.toml ./feature_assets.toml
 
-USER features
+USER 1000
 EXPOSE 6566
 CMD ["feature-assets", "serve", "--workers", "2"]

@@ -13,5 +13,5 @@ RUN pip install --require-hashes --only-binary :all: --requirement requirements.
 COPY examples ./examples
 COPY deploy/aws/feature_assets.toml ./feature_assets.toml
 
-USER features
+USER 1000
 CMD ["python"]
