@@ -6,10 +6,18 @@ Training and serving both follow the same `ReadPlan`, so they answer the same qu
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from feature_assets.errors import NameCollision, RequestError, UnknownFeature
-from feature_assets.spec import Field, OnDemandViewSpec, ServiceSpec, ViewProjection, ViewSpec
+from feature_assets.spec import (
+    Field,
+    OnDemandViewSpec,
+    ServiceSpec,
+    ViewProjection,
+    ViewSpec,
+    canonical_json,
+    from_json,
+)
 from feature_assets.types import FeatureType
 
 _REFERENCE = re.compile(r"(?P<view>[^:@]+)(?:@v(?P<version>[1-9][0-9]{0,8}))?:(?P<feature>[^:@]+)")
@@ -25,6 +33,9 @@ class Referable(Protocol):
 
 
 Features: TypeAlias = str | ViewProjection | Referable | Sequence[str | ViewProjection | Referable]
+
+Question: TypeAlias = str | tuple[str | bytes, ...]
+"""Features by value: equal where the same is asked for, and hashable."""
 
 
 class Catalogue(Protocol):
@@ -313,3 +324,35 @@ def _fields(projection: ViewProjection, declared: tuple[Field, ...]) -> tuple[Fi
         if name not in by_name:
             raise UnknownFeature.among(projection.view, name, list(by_name))
     return tuple(by_name[name] for name in projection.features)
+
+
+def question(features: Features) -> Question:
+    """What is asked for, as something to find its plan by."""
+    if isinstance(features, str):
+        return features
+    items = features if isinstance(features, list | tuple) else _items(features)
+    if set(map(type, items)) == {str}:
+        return tuple(items)
+    return tuple(map(_by_value, items))
+
+
+def _items(features: Any) -> list[Any]:
+    if isinstance(features, ViewProjection | Referable) or not hasattr(features, "__iter__"):
+        return [features]
+    return list(features)
+
+
+def _by_value(item: Any) -> str | bytes:
+    thing = item.reference if isinstance(item, Referable) else item
+    if isinstance(thing, str):
+        return thing
+    if not isinstance(thing, ViewProjection):
+        raise RequestError(f"{item!r} is not a feature reference, a view, a projection or a service.")
+    return canonical_json(thing)
+
+
+def asked_for(asked: Question) -> Features:
+    """The features of a question."""
+    if isinstance(asked, str):
+        return asked
+    return [one if isinstance(one, str) else from_json(one, ViewProjection) for one in asked]

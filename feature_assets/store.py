@@ -12,16 +12,16 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 from feature_assets.access import PUSH, READ, Access, Principal
-from feature_assets.errors import Forbidden, RequestError, Unauthenticated
+from feature_assets.errors import Forbidden, Unauthenticated
 from feature_assets.lookup import EntityRows, OnlineLookup, OnlineResponse
 from feature_assets.online import open_online_store
 from feature_assets.online.protocol import OnlineStore
-from feature_assets.references import Features, Referable
+from feature_assets.references import Features, Question, asked_for, question
 from feature_assets.registry import Published, Registry, RegistryStore
-from feature_assets.spec import ViewProjection, canonical_json, from_json
+from feature_assets.spec import ViewProjection
 from feature_assets.types import microseconds
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from feature_assets.served.shape import LogShape
     from feature_assets.served.skew import FeatureSkew
     from feature_assets.training import Differences, TrainingSet, TrainingSets
-
-_Asked: TypeAlias = str | tuple[str | bytes, ...]
 
 _ONLINE_WITHIN = 30.0
 
@@ -340,7 +338,7 @@ class FeatureStore:
     def lookup(self, features: Features, *, full_feature_names: bool = False) -> OnlineLookup:
         """The compiled lookup of these features, for many reads by one snapshot. Raises as `get_online_features`."""
         self._asking()
-        return self._current().lookup(_asked(features), full_feature_names)
+        return self._current().lookup(question(features), full_feature_names)
 
     def push(
         self,
@@ -506,8 +504,8 @@ class _Snapshot:
         self._store = store
         self.lookup = lru_cache(maxsize=PLANS_KEPT)(self._compiled)
 
-    def _compiled(self, asked: _Asked, full_feature_names: bool) -> OnlineLookup:  # noqa: FBT001 (cached by position)
-        features = asked if isinstance(asked, str) else [_projection(one) for one in asked]
+    def _compiled(self, asked: Question, full_feature_names: bool) -> OnlineLookup:  # noqa: FBT001 (cached by position)
+        features = asked_for(asked)
         principal, settings = self._store.principal, self._store.settings
         reading = self.access.reading(principal, READ, features, full_feature_names=full_feature_names)
         decision = None if principal is None else reading.decide(principal).enforce()
@@ -517,32 +515,3 @@ class _Snapshot:
             clock["clock"] = lambda: now
         lookup = OnlineLookup(reading.plan, self._store.online, settings.functions, **clock)
         return lookup if decision is None else lookup.within(decision)
-
-
-def _asked(features: Features) -> _Asked:
-    """What was asked for as something to find its plan by: equal for equal questions, and hashable."""
-    if isinstance(features, str):
-        return features
-    items = features if isinstance(features, list | tuple) else _items(features)
-    if set(map(type, items)) == {str}:
-        return tuple(items)
-    return tuple(map(_by_value, items))
-
-
-def _items(features: Any) -> list[Any]:
-    if isinstance(features, ViewProjection | Referable) or not hasattr(features, "__iter__"):
-        return [features]
-    return list(features)
-
-
-def _by_value(item: Any) -> str | bytes:
-    thing = item.reference if isinstance(item, Referable) else item
-    if isinstance(thing, str):
-        return thing
-    if not isinstance(thing, ViewProjection):
-        raise RequestError(f"{item!r} is not a feature reference, a view, a projection or a service.")
-    return canonical_json(thing)
-
-
-def _projection(item: str | bytes) -> str | ViewProjection:
-    return item if isinstance(item, str) else from_json(item, ViewProjection)
