@@ -49,9 +49,11 @@ class PlainRows:
         self._identity = identity(view)
         checks = [one for one in view.checks if isinstance(one, RowCheck) and not isinstance(one, Unique)]
         self.together = all(map(_is_row_wise, checks))
-        self._failing = [one.failing().any().alias(str(at)) for at, one in enumerate(checks)]
+        self._failing_rows = [one.failing() for one in checks]
+        self._failing = [one.any().alias(str(at)) for at, one in enumerate(self._failing_rows)]
         # Those that others tell apart are joined in, which `conform` does.
         self.by_time = all(isinstance(one, TimePartitions) for one in view.partitions.values())
+        self._broken: dict[tuple[pl.DataType, ...], list[pl.Expr]] = {}
         self._casts: dict[tuple[pl.DataType, ...], tuple[list[pl.Expr], list[pl.Expr]] | None] = {}
 
     def of(self, frame: pl.DataFrame, now: datetime, along: Sequence[str]) -> pl.DataFrame | None:
@@ -81,6 +83,39 @@ class PlainRows:
             return without(rows.lazy(), superseded(rows.lazy(), compared, rows.height)).collect()
         return rows
 
+    def suspects(self, frame: pl.DataFrame, now: datetime) -> pl.Series | None:
+        """For each row a text that is empty if it is plain, and else the same for rows that the same may be wrong with; None
+        where rows do not tell.
+
+        Args: as of `of`.
+        """
+        if not self.by_time or not self.together or any(name not in frame.columns for name in self._types):
+            return None
+        casts = self._casts_of(frame)
+        if casts is None:
+            return None
+        rows, event = frame.select(casts[0]), self._view.event_timestamp
+        wrong = [pl.col(name).is_null() for name in (*self._keys, event)]
+        wrong += [pl.col(event) > now + self._view.max_future, *self._failing_rows]
+        broken = self._broken[tuple(frame.schema[name] for name in self._types)]
+        found = [
+            *rows.select(one.fill_null(value=False).alias(str(at)) for at, one in enumerate(wrong)).get_columns(),
+            *frame.select(one.alias(f"cast {at}") for at, one in enumerate(broken)).get_columns(),
+            self._outside(rows[event]).alias("outside"),
+        ]
+        marks = [pl.when(one.name).then(pl.lit(f"{one.name};")).otherwise(pl.lit("")) for one in found]
+        return pl.DataFrame(found).select(pl.concat_str(marks)).to_series()
+
+    def _outside(self, events: pl.Series) -> pl.Series:
+        """Which of these times lie in no partition."""
+        slices = slices_of(self._view, pl.DataFrame([events]))
+        if not slices or slices[0].start is None:
+            return pl.Series([not slices], dtype=pl.Boolean).new_from_index(0, len(events))
+        starts = pl.Series([one.start for one in slices], dtype=pl.Datetime("us", "UTC"))
+        ends = pl.Series([one.end for one in slices], dtype=pl.Datetime("us", "UTC"))
+        at = starts.search_sorted(events.fill_null(starts[0]), side="right").cast(pl.Int64) - 1
+        return ((at < 0) | (events >= ends.gather(at.clip(0)))).fill_null(value=True)
+
     def _cast(self, frame: pl.DataFrame) -> dict[str, pl.Series] | None:
         """The view's columns by name; None if one is missing, or a value would not survive."""
         given = dict(zip(frame.columns, frame.get_columns(), strict=True))
@@ -107,6 +142,7 @@ class PlainRows:
 
     def _casting(self, dtypes: dict[str, pl.DataType]) -> tuple[list[pl.Expr], list[pl.Expr]] | None:
         values, broken = [], []
+        self._broken[tuple(dtypes.values())] = rows_broken = []
         for name, of in self._types.items():
             try:
                 cast = lossless(pl.col(name), dtypes[name], of)
@@ -114,6 +150,7 @@ class PlainRows:
                 return None
             values.append(cast.value.alias(name))
             if cast.broken is not None:
+                rows_broken.append(cast.broken)
                 broken.append(cast.broken.any().alias(name))
         return values, broken
 

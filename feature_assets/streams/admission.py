@@ -1,7 +1,8 @@
 """From the records of a batch to the rows of the views that take them, or to what is wrong with each.
 
 Rows are conformed and checked as pushed ones are, each record like a push of its own. Where something is wrong with some
-of many, halves are tried, down to the records that it is wrong with.
+of many, those are told from the others by column operations and looked at one by one; where rows do not tell, halves are
+tried, down to the records that it is wrong with.
 """
 
 import json
@@ -23,6 +24,9 @@ from feature_assets.streams.log import Records
 from feature_assets.types import Bytes, FeatureType, Timestamp
 
 _WRITTEN: Final = "__written"
+_KIND: Final = "__kind"
+_TOLD_EACH: Final = 50
+"""Of records of one batch that the same is wrong with, so many are looked at one by one."""
 _ANY: Final = (Exception, pl.exceptions.PanicException)
 """Whatever one record does to us is told of that record, and stops nobody."""
 
@@ -145,13 +149,15 @@ class Intake:
                 parts.append(found)
         if not parts:
             return None, letters
-        rows = parts[0] if len(parts) == 1 else pl.concat(parts)
+        rows = parts[0] if len(parts) == 1 else pl.concat(parts).sort(PUSH, maintain_order=True)
         return rows.rename({PUSH: SEQUENCE}), letters
 
     def _admitted(
         self, recipient: "_RecordsOf", fields: pl.DataFrame, now: datetime
     ) -> Iterator[pl.DataFrame | DeadLetter]:
-        """Rows, in their order, and dead letters."""
+        """Rows and dead letters."""
+        if fields.is_empty():
+            return
         if fields.height == 1:
             try:
                 found = recipient.rows(fields, now, alone=True)
@@ -165,9 +171,35 @@ class Intake:
         if found is not None:
             yield found
             return
+        suspects = recipient.suspects(fields, now)
+        if suspects is not None:
+            for (kind,), alike in fields.with_columns(suspects).group_by(_KIND, maintain_order=True):
+                part = alike.drop(_KIND)
+                yield from self._alike(recipient, part, now) if kind else self._admitted(recipient, part, now)
+            return
         half = fields.height // 2
         for part in (fields.head(half), fields.tail(fields.height - half)):
             yield from self._admitted(recipient, part, now)
+
+    def _alike(
+        self, recipient: "_RecordsOf", fields: pl.DataFrame, now: datetime
+    ) -> Iterator[pl.DataFrame | DeadLetter]:
+        """The same of records with all of which the same may be wrong: what it is, the first tells for many."""
+        found = recipient.by_contract(fields, now)
+        if found is not None:
+            yield found  # a check that warns
+            return
+        *first, last = fields.head(_TOLD_EACH).iter_slices(1)
+        for part in first:
+            yield from self._admitted(recipient, part, now)
+        for told in self._admitted(recipient, last, now):
+            yield told
+            if isinstance(told, DeadLetter):
+                rest = fields[PUSH].slice(_TOLD_EACH).to_list()
+                yield from (DeadLetter(place, f"As others of its batch. {told.reason}", told.view) for place in rest)
+            else:
+                for part in fields.slice(_TOLD_EACH).iter_slices(1):
+                    yield from self._admitted(recipient, part, now)
 
 
 class _RecordsOf(Recipient):
@@ -183,6 +215,24 @@ class _RecordsOf(Recipient):
             return self.rows(fields, now, alone=not self.plain)
         except _ANY:
             return None
+
+    def by_contract(self, fields: pl.DataFrame, now: datetime) -> pl.DataFrame | None:
+        """The same where something may only look wrong, as for a check that warns."""
+        try:
+            return self.rows(fields, now, alone=True)
+        except _ANY:
+            return None
+
+    def suspects(self, fields: pl.DataFrame, now: datetime) -> pl.Series | None:
+        """For each of several records what may be wrong with it, empty for nothing; None where that does not show."""
+        if not self.together:
+            return None
+        try:
+            found = self._plain.suspects(self._transform(fields), now)
+        except _ANY:
+            return None
+        # Where nothing shows something is wrong all the same.
+        return None if found is None or not (found != "").any() else found.alias(_KIND)
 
     def _with_ids(self, made: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
         """What a function has made, numbered in its order; what it made of one event has one number."""

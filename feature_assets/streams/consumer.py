@@ -57,6 +57,7 @@ class Consumer:
         self._gathered, self._due = Records(), 0.0
         self._batch: Batch | None = None
         self._failed: FeatureAssetsError | None = None
+        self._ends: Callable[[], bool] = lambda: False
         self._publishing, self._looked, self._flushed = False, 0.0, time.monotonic()
         self.progress = sink.progress
         self.progress.shards = set()
@@ -72,6 +73,7 @@ class Consumer:
             RecordsLost: a shard no longer has what comes next.
             FeatureAssetsError: what does not pass by itself: a declaration, a setting, a function.
         """
+        self._ends = ends
         try:
             while not ends():
                 if (sink := renewed()) is not None:
@@ -125,7 +127,7 @@ class Consumer:
             raise self._failed
 
     def _flush(self, *, patient: bool) -> None:
-        """Publish what has been gathered; a patient one tries until it is, or another member has the shards.
+        """Publish what has been gathered; a patient one tries until it is, another member has the shards, or this is to end.
 
         One that is not drops what a store does not take now: it is read again.
         """
@@ -141,7 +143,7 @@ class Consumer:
                     self.progress.failures += 1
                     self.progress.error = str(error)
                     log.warning("a batch waits source=%s error=%s: %s", self._source, type(error).__name__, error)
-                    if not patient:
+                    if not patient or self._ends():
                         self._drop(set(self._gathered.shards))
                         return
                     self._log.idle(pause)

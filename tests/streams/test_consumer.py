@@ -226,6 +226,18 @@ def test_a_store_that_fails_is_tried_until_it_does_not(world: World, method: str
     assert world.is_right()
 
 
+def test_who_is_told_to_end_does_not_wait_for_a_store_that_is_away(world: World) -> None:
+    world.log.write(0, ride(1))
+    failing = Failing(world.offline, "append", 1_000, after=False)
+    consumer, member = world.consumer(0, offline=failing)
+    consumer.run(lambda: consumer.progress.failures > 2)
+    assert member.closed
+    assert world.rows() == []
+    heir, _ = world.consumer(0)
+    heir.step()
+    assert [row[0] for row in world.rows()] == [1]
+
+
 @pytest.mark.parametrize("step", ["write", "reflect"])
 def test_a_death_between_the_stores_is_finished_by_whoever_is_next(world: World, step: str) -> None:
     consumer, _ = world.consumer(0)

@@ -17,7 +17,7 @@ import pytest
 from pydantic import SecretStr
 
 from feature_assets.config import Settings, StreamSettings
-from feature_assets.errors import ConfigurationError, StoreUnavailable
+from feature_assets.errors import ConfigurationError, RecordsLost, StoreUnavailable
 from feature_assets.offline import OfflineStore
 from feature_assets.online import open_online_store
 from feature_assets.registry import Registry, RegistryStore
@@ -28,6 +28,7 @@ from feature_assets.streams.kafka import properties
 from feature_assets.streams.opening import opener, survey
 from feature_assets.streams.running import Consumers
 from tests.acceptance.running import command_line
+from tests.streams import mock_cluster
 from tests.streams.broker import SESSION, Broker, running
 from tests.streams.test_consumer import RIDES, TRIPS, ride
 
@@ -83,6 +84,14 @@ class Project:
         while len(self.rows()) < rows:
             assert time.monotonic() < latest, f"{len(self.rows())} of {rows} rows"
             time.sleep(0.05)
+
+    def wait_then(self, rows: int, consumers: Consumers) -> None:
+        """Have consumers end when the view has these rows, or they have ended by themselves."""
+        while len(self.rows()) < rows or consumers.running["rides"].progress.records < rows:
+            if consumers.running["rides"].error is not None:
+                return
+            time.sleep(0.05)
+        consumers.stop()
 
     def started(self) -> "subprocess.Popen[bytes]":
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -193,6 +202,29 @@ def test_what_cannot_be_reached_is_told_in_words(
     settings = project.settings.model_copy(update={"stream": StreamSettings(connections=away)})
     with pytest.raises(StoreUnavailable, match=r"No broker of KafkaSource 'rides' answers"):
         survey(project.source, "g", settings)
+
+
+def test_a_topic_that_was_made_anew_is_noticed_when_it_is_read(tmp_path: Path) -> None:
+    def consumed(records: int) -> None:
+        with mock_cluster.running(1) as cluster:
+            cluster.make("anew", 1)
+            broker = Broker({"bootstrap.servers": cluster.address, "log_level": "0"})
+            for number in range(records):
+                broker.write("anew", ride(number))
+            broker.flush()
+            project = Project(tmp_path, broker, "anew", partitions=0)
+            consumers = Consumers(project.settings)
+            thread = threading.Thread(target=project.wait_then, args=(records, consumers))
+            thread.start()
+            try:
+                consumers.run()
+            finally:
+                consumers.stop()
+                thread.join()
+
+    consumed(10)
+    with pytest.raises(RecordsLost, match=r"anew/0 of 'rides' has nothing after position 9.*stream seek rides"):
+        consumed(3)
 
 
 @pytest.mark.parametrize(
