@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ByteSize, ConfigDict, Field, Secr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from feature_assets.errors import ConfigurationError
+from feature_assets.profiles import with_profile
 
 FILE_NAME = "feature_assets.toml"
 
@@ -191,8 +192,13 @@ class Settings(BaseSettings):
         return f"sqlite:{self.place(urlsplit(self.online).path if rest.startswith('//') else rest)}"
 
     def storage(self) -> dict[str, str]:
-        """The options of the object store in clear, for its client only."""
-        return {name: value.get_secret_value() for name, value in self.storage_options.items()}
+        """The options of the object store in clear, for its client only; with those of the AWS profile in use.
+
+        Raises:
+            ConfigurationError: the profile is not there, or its credentials cannot be had.
+        """
+        given = {name: value.get_secret_value() for name, value in self.storage_options.items()}
+        return with_profile(given, (self.offline, self.registry, self.training))
 
 
 def nearest_file(start: Path) -> Path | None:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "feature_assets"
 
 LAYERS = [
-    {"errors", "config", "types", "declared", "drafts", "expressions", "checks", "policies", "spec"},
+    {"errors", "config", "types", "declared", "drafts", "expressions", "checks", "policies", "profiles", "spec"},
     {
         "references",
         "casting",
