@@ -32,7 +32,7 @@ from feature_assets import FeatureStore, Settings
 from feature_assets.assets import FeatureAssets
 from feature_assets.settlement import verify
 
-FIRST = replay.DAY - timedelta(days=30)
+FIRST = replay.DAY - timedelta(days=21)
 SECONDS = 20.0
 """How long the day takes."""
 WAITS = 60.0
@@ -118,7 +118,7 @@ def run(address: str, seconds: float) -> int:
 
     with dg.DagsterInstance.get() as instance:
         begun = time.perf_counter()
-        with out.status("Materialising a month through Dagster, fitting the model …"):
+        with out.status("Materialising three weeks through Dagster, fitting the model …"):
             _materialise(instance, defs, VIEWS, FIRST, replay.DAY)
             _materialise(instance, defs, [], None, None)
             trained = _train()
@@ -132,6 +132,7 @@ def run(address: str, seconds: float) -> int:
             )
             day = Replay(store, trained, address)
             day.run(seconds)
+        out.print()
         out.print(_latency(day.latencies))
         streamed = _day_of(aircraft_history)
         with out.status("The night comes: materialising the day …"):

@@ -1,4 +1,4 @@
-"""`make demo-stream` without its month of batches: its events mean what the batch side computes, and go through its broker."""
+"""`make demo-stream` without its weeks of batches: its events mean what the batch side computes, and go through its broker."""
 
 import json
 import subprocess
