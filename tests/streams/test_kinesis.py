@@ -224,9 +224,7 @@ def test_who_leaves_hands_over_at_once(world: World) -> None:
         world.time += 1.0
         steps(first, 1)
         steps(second, 1)
-    stop = Event()
-    stop.set()
-    second.run(stop)
+    second.run(lambda: True)
     world.time += 1.0
     steps(first, 1)
     assert len(first.progress.shards) == 4
@@ -328,7 +326,7 @@ def test_a_stream_over_http_reaches_both_stores_once(world: World, endpoint: str
         # The second one begins where the tables are, and finds nothing new.
         consumer = world.consumer(calls(endpoint))
         stop = Event()
-        running = Thread(target=consumer.run, args=(stop,))
+        running = Thread(target=consumer.run, args=(stop.is_set,))
         running.start()
         while len(world.kms()) < 59 or (consumer.progress.batches == 0 and _ == 0):
             assert running.is_alive()
