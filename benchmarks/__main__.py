@@ -3,7 +3,19 @@
 import subprocess
 import sys
 
-SCRIPTS = ("import_time", "fill", "publish", "backfill", "lookup", "join", "registry", "server_start", "http", "push")
+SCRIPTS = (
+    "import_time",
+    "fill",
+    "publish",
+    "backfill",
+    "lookup",
+    "join",
+    "registry",
+    "server_start",
+    "http",
+    "push",
+    "stream",
+)
 
 
 def main() -> None:
