@@ -132,6 +132,11 @@ class Settings(BaseSettings):
         ge=100_000_000,
         description="How much memory joining a training set may take, as '4GB'; as it needs if not set.",
     )
+    ray_address: str | None = Field(None, description="The Ray cluster of engine='daft-ray'; the one here if not set.")
+    scratch: str | None = Field(
+        None,
+        description="Folder of what is joined for an engine, the same for all hosts; the temporary one if not set.",
+    )
     push: str = Field(".feature_assets/push", description="Local folder of the journals of pushed rows.")
     push_interval_seconds: float = Field(
         0.5, ge=0, description="How long a view that is pushed to all the time gathers rows for one commit."

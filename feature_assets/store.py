@@ -164,7 +164,8 @@ class FeatureStore:
             since, until: see `spine`.
             timestamp_column: the spine's column of times; by default `event_timestamp`, else its only datetime column.
             tables: frames that a query names.
-            engine: what joins.
+            engine: what joins: "polars", or "daft" or "daft-ray", which spread the parts of the spine over the processors of
+                this machine or over a Ray cluster; the rows are the same.
             memory_limit: about how much memory joining may take, in bytes or as "4GB"; by default that of the settings.
                 What does not fit is joined part by part, by way of the temporary folder; the rows are the same. `.collect()`,
                 `.to_pandas()` and `.to_arrow()` have all of the answer in memory all the same.
@@ -195,6 +196,8 @@ class FeatureStore:
             engine=engine,
             memory_limit=memory_limit or self.settings.memory_limit,
             progress=progress,
+            address=self.settings.ray_address,
+            scratch=None if self.settings.scratch is None else self.settings.place(self.settings.scratch),
             allowed_modules=self.settings.functions,
             sets=self._sets(),
             access=current.access,

@@ -50,6 +50,8 @@ ROOMS = {
     "confluent_kafka": {"streams/kafka.py", "streams/decoding"},
     "fastavro": {"streams/decoding"},
     "google.protobuf": {"streams/decoding"},
+    "daft": {"joins/daft"},
+    "ray": {"training/feeding"},
     "torch": {"training/feeding"},
     "typer": {"cli"},
     "pydantic_settings": {"config"},

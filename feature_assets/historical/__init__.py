@@ -7,6 +7,7 @@
 - `budget`: how much memory joining may take
 - `parts`: a spine joined part by part within it, answered in its own order
 - `answer`: the question with all that decides its answer, computed piece by piece
+- `tasks`: parts of a spine answered by other processes
 - `rebuild`: a saved training set once more, bit for bit
 """
 
@@ -25,11 +26,15 @@ from feature_assets.historical.parts import Progress
 from feature_assets.historical.rebuild import rebuild
 from feature_assets.historical.rows import every_row
 from feature_assets.historical.spine import Frame, read_spine
-from feature_assets.joins import engine_named
+from feature_assets.historical.tasks import Job, Spread
+from feature_assets.joins import engine_named, run_by
 from feature_assets.offline import OfflineStore
 from feature_assets.references import Features, listed, projections, resolve
 from feature_assets.registry import Registry
 from feature_assets.training import Question, TrainingSet, TrainingSets
+
+_TASK_BYTES = 1_000_000_000
+"""About how much memory a task takes that is run elsewhere, if nobody says."""
 
 __all__ = ["Progress", "admit_saved", "historical_features", "rebuild"]
 
@@ -49,6 +54,8 @@ def historical_features(
     engine: str = "polars",
     memory_limit: int | str | None = None,
     progress: Callable[[Progress], None] | None = None,
+    address: str | None = None,
+    scratch: str | None = None,
     allowed_modules: Sequence[str] = (),
     sets: TrainingSets | None = None,
     access: Access | None = None,
@@ -69,7 +76,10 @@ def historical_features(
         created_cutoff: leave out rows that were created after the spine row's time.
         timestamp_column: the spine's column of times; by default `event_timestamp`, else its only datetime column.
         tables: frames that the query names.
-        engine: what joins: "polars".
+        engine: what joins: "polars" in this process, "daft" in parts on all processors of this machine, "daft-ray" on a Ray
+            cluster, each task of which keeps to the memory limit (1 GB if there is none).
+        address, scratch: of the Ray cluster, the one here or a new one if None; and a folder that all its hosts have under
+            one path, the temporary folder if None.
         memory_limit: about how much memory joining may take, in bytes or as "4GB"; what does not fit is joined part by
             part, by way of the temporary folder.
         progress: is told how far it is, whenever rows are made.
@@ -98,6 +108,9 @@ def historical_features(
         check_brought(spine)
         plan, asked, decision = admitted(registry, access, principal, features, full_feature_names=full_feature_names)
     open_engine, limit = engine_named(engine), bytes_of(memory_limit)
+    run = run_by(engine, address)
+    if run is not None:
+        limit = limit or _TASK_BYTES
     if spine is not None and (since is not None or until is not None):
         raise RequestError("since= and until= stand in for a spine; filter the spine itself instead.")
     pinned = pin([read.view for read in plan.reads], offline)
@@ -112,6 +125,21 @@ def historical_features(
         rows = read_spine(frame, plan, timestamp_column=timestamp_column)
         if decision is not None:
             admit(rows, plan, decision)
+    versions = {label: each.delta_version for label, each in pinned.items()}
+    spread = None
+    if run is not None:
+        job = Job(
+            registry=registry,
+            features=tuple(asked),
+            full_feature_names=full_feature_names,
+            created_cutoff=created_cutoff,
+            timestamp=rows.timestamp,
+            tables=versions,
+            offline=offline.root,
+            functions=tuple(allowed_modules),
+            memory_limit=limit or _TASK_BYTES,
+        )
+        spread = Spread(job, dict(offline.storage_options), run, scratch)
     answer = Answer(
         plan,
         rows,
@@ -121,6 +149,7 @@ def historical_features(
         allowed_modules=allowed_modules,
         memory_limit=limit,
         progress=progress or (lambda _: None),
+        spread=spread,
     )
     question = Question(
         registry=registry.digest,
@@ -129,6 +158,6 @@ def historical_features(
         created_cutoff=created_cutoff,
         engine=engine,
         timestamp_column=rows.timestamp,
-        tables={label: each.delta_version for label, each in pinned.items()},
+        tables=versions,
     )
     return TrainingSet(answer, question, sets)

@@ -86,12 +86,14 @@ class Answer:
         allowed_modules: Sequence[str],
         memory_limit: int | None = None,
         progress: Callable[[Progress], None] = lambda _: None,
+        spread: Callable[[Parts], Iterator[pl.DataFrame]] | None = None,
     ) -> None:
         """Checks what can be checked before anything is read.
 
         Args:
             memory_limit: about so many bytes are held; without one the spine's keys and times and the values of a piece.
             progress: is told how far it is, whenever rows are made.
+            spread: has the parts of the spine answered elsewhere.
 
         Raises:
             NameCollision: a feature would have the name of a spine column.
@@ -101,7 +103,7 @@ class Answer:
         """
         self._plan, self._spine, self._pinned = plan, spine, pinned
         self._cutoff, self._open_engine = created_cutoff, open_engine
-        self._limit, self._progress = memory_limit, progress
+        self._limit, self._progress, self._spread = memory_limit, progress, spread
         self._on_demand = OnDemand(plan, allowed_modules)
         self._requested = [_Requested(field, spine.schema) for field in plan.request.values()]
         for output in plan.outputs:
@@ -131,8 +133,9 @@ class Answer:
             StoreUnavailable: a history cannot be read.
         """
         if self._limit is not None:
-            parts = self._parts().answers()
-            yield from (pl.concat(parts),) if rows is None else rebatched(parts, rows)
+            parts = self._parts()
+            answers = self._spread(parts) if self._spread is not None and parts.height else parts.answers()
+            yield from (pl.concat(answers),) if rows is None else rebatched(answers, rows)
             return
         self._spine.read(into_memory=rows is None)
         offset = 0
@@ -170,10 +173,15 @@ class Answer:
             return spine.moments(keys, offset, length).get_column(TIME)
 
         def join(rows: pl.DataFrame) -> pl.DataFrame:
-            return self._piece(rows, self._looked_up(moments(rows, spine.timestamp, keys), self._budget.held), 0)
+            return self.join(rows, self._budget.held)
 
         history_rows = sum(pinned.count for pinned in self._pinned.values())
         return Parts(spine, times, join, budget=self._budget, history_rows=history_rows, progress=self._progress)
+
+    def join(self, rows: pl.DataFrame, held: int) -> pl.DataFrame:
+        """The answer to these rows of the spine alone, with so many rows of a history in memory. Raises as `pieces`."""
+        asked = moments(rows, self._spine.timestamp, self._plan.join_keys)
+        return self._piece(rows, self._looked_up(asked, held), 0)
 
     def _looked_up(self, asked: pl.DataFrame, held: int) -> list[Lookup]:
         opened = self._open_engine(asked, held)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import polars as pl
 from polars.io.plugins import register_io_source
@@ -42,6 +42,21 @@ class Progress:
     rows: int
 
 
+class Slice(NamedTuple):
+    """So many rows of some files together, from an offset on."""
+
+    paths: list[Path]
+    offset: int
+    length: int
+
+
+class Filed(NamedTuple):
+    """The rows of a spine in files, part by part; in the column `number` stands where each row is."""
+
+    number: str
+    slices: list[Slice]
+
+
 class Parts:
     """The parts of one spine.
 
@@ -69,14 +84,13 @@ class Parts:
 
     def answers(self) -> Iterator[pl.DataFrame]:
         """The answer to all rows, in the spine's order, a part at a time; one empty part if there are none."""
-        self._spine.read(into_memory=False)
-        height, size = self._spine.height, self._budget.rows
-        if height <= size:
+        height = self.height
+        if height <= self._budget.rows:
             yield self._answer(self._spine.slice(0, height), 0)
             return
-        spans = [_Span.of(self._times(offset, size)) for offset in range(0, height, size)]
-        if len(spans) > 1 and (len(spans) - 1) * self._history_rows > _WORTH * height and _far(spans):
-            yield from self._by_time(_cuts(spans), height)
+        cuts = self._cuts()
+        if cuts is not None:
+            yield from self._by_time(cuts)
             return
         offset = 0
         while offset < height:
@@ -84,19 +98,54 @@ class Parts:
             yield self._answer(rows, offset)
             offset += rows.height
 
+    @property
+    def height(self) -> int:
+        """How many rows the spine has, which is read for it."""
+        self._spine.read(into_memory=False)
+        return self._spine.height
+
+    def filed(self, folder: Path) -> "Filed":
+        """The parts in files of that folder, each row with its number."""
+        number, part = _free("__number", self._spine.schema), _free("__part", self._spine.schema)
+        size, cuts = self._budget.rows, self._cuts()
+        if cuts is not None:
+            groups = self._parted(folder, cuts, number, part)
+        else:
+            groups = [[self._file(folder, offset, size, number)] for offset in range(0, self.height, size)]
+        slices = []
+        for paths in groups:
+            rows = pl.scan_parquet(paths, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
+            slices += [Slice(paths, offset, size) for offset in range(0, rows, size)]
+        return Filed(number, slices)
+
+    def _file(self, folder: Path, offset: int, size: int, number: str) -> Path:
+        path = folder / f"part-{offset:012d}.parquet"
+        rows = self._spine.slice(offset, size)
+        numbers = pl.int_range(offset, offset + rows.height, dtype=pl.Int64, eager=True)
+        rows.with_columns(numbers.alias(number)).write_parquet(path, compression="lz4")
+        return path
+
+    def _cuts(self) -> pl.Series | None:
+        """Times that part the rows, if that is worth it; every time and key is looked at for it."""
+        height, size = self.height, self._budget.rows
+        spans = [_Span.of(self._times(offset, size)) for offset in range(0, height, size)]
+        worth = len(spans) > 1 and (len(spans) - 1) * self._history_rows > _WORTH * height and _far(spans)
+        return _cuts(spans) if worth else None
+
     def _answer(self, rows: pl.DataFrame, done: int) -> pl.DataFrame:
         answer = self._join(rows)
         self._budget.seen(answer)
-        self._tell("joining", done + rows.height)
+        self.tell("joining", done + rows.height)
         return answer
 
-    def _tell(self, stage: str, done: int) -> None:
+    def tell(self, stage: str, done: int) -> None:
+        """Tell whoever watches how far it is."""
         log.info("training set: %s rows=%d of=%d", stage, done, self._spine.height)
         self._progress(Progress(stage, done, self._spine.height))
 
-    def _by_time(self, cuts: pl.Series, height: int) -> Iterator[pl.DataFrame]:
+    def _by_time(self, cuts: pl.Series) -> Iterator[pl.DataFrame]:
         number, part = _free("__number", self._spine.schema), _free("__part", self._spine.schema)
-        with tempfile.TemporaryDirectory(prefix="feature-assets-") as folder, _room():
+        with tempfile.TemporaryDirectory(prefix="feature-assets-") as folder, room():
             parted = self._parted(Path(folder), cuts, number, part)
             answers: list[Path] = []
             done = 0
@@ -109,7 +158,7 @@ class Parts:
                     done += rows.height
                 for path in paths:
                     path.unlink()
-            yield from self._in_order(answers, number, height)
+            yield from self.in_order(answers, number)
 
     def _parted(self, folder: Path, cuts: pl.Series, number: str, part: str) -> list[list[Path]]:
         """The files with the rows of each part of the time, each row with its number."""
@@ -148,7 +197,13 @@ class Parts:
             yield piece
             offset += piece.height
 
-    def _in_order(self, answers: Sequence[Path], number: str, height: int) -> Iterator[pl.DataFrame]:
+    def in_order(self, answers: Sequence[Path], number: str) -> Iterator[pl.DataFrame]:
+        """What the files hold together, by number; each file has its rows by it.
+
+        Raises:
+            StoreError: rows are missing.
+        """
+        height = self.height
         rows, size = pl.scan_parquet(list(answers), glob=False, hive_partitioning=False), self._budget.rows
         for offset in range(0, height, size):
             piece = rows.filter(pl.col(number) >= offset, pl.col(number) < offset + size)
@@ -156,7 +211,7 @@ class Parts:
             if found.height != min(size, height - offset):
                 raise StoreError("Rows that were joined are no longer in the temporary folder. Repeat the request.")
             yield found.drop(number)
-            self._tell("ordering", offset + found.height)
+            self.tell("ordering", offset + found.height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +253,8 @@ def _free(name: str, taken: pl.Schema) -> str:
 
 
 @contextmanager
-def _room() -> Iterator[None]:
+def room() -> Iterator[None]:
+    """What there is no room for in the temporary folder is told so."""
     try:
         yield
     except (pl.exceptions.PolarsError, OSError) as error:

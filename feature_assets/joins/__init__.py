@@ -7,7 +7,7 @@ cutoff is on, that were known by then: `created ≤ t`, a row without one being 
 row without an answer stays, with nulls or the declared defaults.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
@@ -65,7 +65,15 @@ HELD_BYTES: Final = 64
 
 Open = Callable[[pl.DataFrame, int], Engine]
 
-ENGINES: Final[Mapping[str, str]] = {"polars": "feature_assets.joins.polars"}
+Run = Callable[[Callable[[str], str], Sequence[str]], Iterator[str]]
+"""Runs a function of a module on every task, wherever there is room, and gives what it returned in any order."""
+
+_POLARS: Final = "feature_assets.joins.polars"
+
+ENGINES: Final[Mapping[str, str]] = {"polars": _POLARS, "daft": _POLARS, "daft-ray": _POLARS}
+"""Where the join of each engine is. Those of Daft spread the parts of a spine, and join each as `polars` does."""
+
+_RUNNERS: Final[Mapping[str, str]] = {"daft": "feature_assets.joins.daft", "daft-ray": "feature_assets.joins.daft"}
 
 
 def engine_named(name: str) -> Open:
@@ -79,3 +87,14 @@ def engine_named(name: str) -> Open:
     if name not in ENGINES:
         raise RequestError(f"There is no join engine '{name}'. Known: {', '.join(ENGINES)}.")
     return cast("Open", import_module(ENGINES[name]).open_engine)
+
+
+def run_by(name: str, address: str | None) -> Run | None:
+    """What spreads parts of a spine with the engine of that name; None for one that joins in this process.
+
+    Raises:
+        ConfigurationError: what it needs is not installed, or does not answer.
+    """
+    if name not in _RUNNERS:
+        return None
+    return cast("Run", import_module(_RUNNERS[name]).runner(name, address))

@@ -5,17 +5,16 @@ None of these is a dependency: what is used has to be installed.
 
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from importlib.util import find_spec
+from typing import Any, Final, Protocol
 
 import polars as pl
 
 from feature_assets.errors import ConfigurationError, RequestError
 from feature_assets.training.batches import Shard, dealt, mixed, rebatched
 
-if TYPE_CHECKING:
-    import numpy as np
-
-Arrays = dict[str, "np.ndarray[Any, Any]"]
+Arrays = dict[str, Any]
+"""Each column as a NumPy array."""
 
 PIECE_ROWS: Final = 65_536
 """So many rows are made at a time at least, whatever the size of a batch."""
@@ -47,6 +46,8 @@ def numpy_batches(
         raise RequestError(
             f"A batch of {rows} rows out of a buffer of {shuffle} is none. Give 1 or more, and 0 or more."
         )
+    if find_spec("numpy") is None:
+        raise ConfigurationError("numpy_batches() needs NumPy. Install it: pip install numpy")
     taken = numbers(training.schema, columns)
     return _arrays(training, rows, taken, shuffle, seed, shard, drop_last=drop_last)
 
@@ -95,7 +96,7 @@ def _is_number(dtype: pl.DataType) -> bool:
     return plain or isinstance(dtype, pl.Datetime | pl.Date | pl.Duration)
 
 
-def _array(column: pl.Series) -> "np.ndarray[Any, Any]":
+def _array(column: pl.Series) -> Any:
     dtype = column.dtype
     if isinstance(dtype, pl.Datetime | pl.Date | pl.Duration):
         column = column.to_physical()

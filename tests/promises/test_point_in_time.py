@@ -226,6 +226,30 @@ def test_the_same_rows_come_out_of_little_memory(
     assert told[-1].done == told[-1].rows == len(rows)
 
 
+@given(cases, st.booleans(), st.sampled_from([1, 6_000, 12_000, 10**9]), st.booleans())
+@settings(max_examples=max(5, settings().max_examples // 12))
+def test_the_same_rows_come_out_of_daft(
+    case: tuple[Published, list[SpineRow]], cutoff: bool, limit: int, lazy: bool
+) -> None:
+    """Each part is a task of its own, which finds its histories itself."""
+    pytest.importorskip("daft")
+    published, rows = case
+    frame = spine_of(rows)
+    with world() as here, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget, "LEAST", 0)
+        stored = {each.name: history(here, each, published[each.name]) for each in VIEWS}
+        asked = here.ask(
+            frame.lazy() if lazy else frame,
+            REFERENCES,
+            full_feature_names=True,
+            created_cutoff=cutoff,
+            memory_limit=limit,
+            engine="daft",
+        )
+        answer = asked.collect()
+    check(answer, rows, stored, cutoff=cutoff)
+
+
 @pytest.mark.parametrize("off, found", [(-1, False), (0, True), (TTL // timedelta(microseconds=1), True)])
 def test_nothing_from_the_future_and_nothing_expired(tmp_path: Path, off: int, found: bool) -> None:
     here = World(tmp_path, AIRPORT)
