@@ -194,7 +194,7 @@ class FeatureStore:
             timestamp_column=timestamp_column,
             tables=tables or {},
             engine=engine,
-            memory_limit=memory_limit or self.settings.memory_limit,
+            memory_limit=self.settings.memory_limit if memory_limit is None else memory_limit,
             progress=progress,
             address=self.settings.ray_address,
             scratch=None if self.settings.scratch is None else self.settings.place(self.settings.scratch),
@@ -239,7 +239,7 @@ class FeatureStore:
             snapshot=self._registry.snapshot,
             offline=self.offline,
             allowed_modules=self.settings.functions,
-            memory_limit=memory_limit or self.settings.memory_limit,
+            memory_limit=self.settings.memory_limit if memory_limit is None else memory_limit,
             progress=progress,
         )
 

@@ -2,13 +2,18 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import polars as pl
 import pytest
 
 from feature_assets.errors import NotPublished, StoreUnavailable, StoreUnsafe
+from feature_assets.historical import budget
 from feature_assets.objects import open_objects
+from feature_assets.offline import OfflineStore
 from feature_assets.registry import Registry, RegistryStore
 from feature_assets.spec import Field, ViewSpec
-from feature_assets.types import Float64
+from feature_assets.training import TrainingSets
+from feature_assets.types import Float64, Int64, String
+from tests.historical.world import HOUR, NOON, World, spine, view
 
 pytestmark = pytest.mark.xdist_group("s3")
 
@@ -104,3 +109,26 @@ class TestRegistryOnS3:
         published = RegistryStore(place, s3.options).read()
         assert published.sequence == 12
         assert {view.description for view in published.registry.views.values()} == {"3"}
+
+
+@pytest.mark.parametrize("engine", ["polars", "daft"])
+def test_a_training_set_is_joined_and_kept_on_it_part_by_part(s3, tmp_path, monkeypatch, engine: str) -> None:
+    """Spine, histories, saved rows and the Delta table that is written: all lie there."""
+    pytest.importorskip("daft")
+    monkeypatch.setattr(budget, "LEAST", 0)
+    place, options = s3.bucket(), {"storage_options": s3.options}
+    stats = view("stats", {"driver": String}, [Field("trips", Int64)])
+    here = World(tmp_path, stats)
+    here.offline = OfflineStore(f"{place}/offline", **options)
+    here.sets = TrainingSets(f"{place}/training", s3.options)
+    minutes = [n * 37 % 60 for n in range(60)]
+    here.publish(stats, [{"driver": f"d{n % 7}", "at": NOON + n * HOUR, "trips": n} for n in range(60)])
+    asked = spine([NOON + n * HOUR for n in minutes], driver=[f"d{n % 7}" for n in minutes])
+    asked.write_parquet(f"{place}/spine.parquet", **options)
+    found = here.ask(f"{place}/spine.parquet", ["stats:trips"], memory_limit=10_000, engine=engine)
+    manifest = found.save("rows")
+    assert len(manifest.files) > 4
+    assert here.sets.load("rows").collect()["trips"].to_list() == minutes
+    assert here.rebuild("rows").manifest.result == manifest.result
+    found.write_delta(f"{place}/table", **options)
+    assert sorted(pl.read_delta(f"{place}/table", **options)["trips"]) == list(range(60))
