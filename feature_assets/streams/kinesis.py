@@ -87,8 +87,9 @@ class KinesisLog:
     def _beginning(self) -> Mapping[str, Any]:
         """Which shards there were when the source was first read, and when that was (UTC)."""
         path = f"{self._folder}/began"
-        open_ = [name for name, one in self._listed.items() if _is_open(one)]
-        found = {"at": datetime.now(UTC).isoformat(), "shards": sorted(self._listed), "open": sorted(open_)}
+        open_ = [_key(one) for one in self._listed.values() if _is_open(one)]
+        shards = sorted(map(_key, self._listed.values()))
+        found = {"at": datetime.now(UTC).isoformat(), "shards": shards, "open": sorted(open_)}
         with suppress(PutConflict):
             self._objects.put(path, json.dumps(found).encode(), if_absent=True)
         stored = self._objects.get(path)
@@ -101,9 +102,10 @@ class KinesisLog:
         self._listed = {one["ShardId"]: one for one in self._calls.shards()}
         folder = f"{self._folder}/done"
         done = {path.rpartition("/")[2] for path in self._objects.list(folder)}
-        for gone in done - self._listed.keys():
+        known = {_key(one): name for name, one in self._listed.items()}
+        for gone in done - known.keys():
             self._objects.delete(f"{folder}/{gone}")
-        self._done |= done & self._listed.keys()
+        self._done = {name for key, name in known.items() if key in done}
         self._look_at = time.monotonic() + _SHARDS_EVERY
 
     def _readable(self) -> list[str]:
@@ -114,8 +116,8 @@ class KinesisLog:
 
     def _is_passed_over(self, name: str) -> bool:
         """Whether a shard was closed before the source was first read, which begins with what comes from then on."""
-        began = self._began
-        return self._source.start == "latest" and name in began["shards"] and name not in began["open"]
+        began, key = self._began, _key(self._listed[name])
+        return self._source.start == "latest" and key in began["shards"] and key not in began["open"]
 
     def _keep_group(self) -> None:
         """Show that this member lives, and have the shards that are its."""
@@ -154,7 +156,7 @@ class KinesisLog:
 
     def _see_what_is_left(self, shard: Shard, after: int | None) -> None:
         """Say it if a shard no longer has what comes after a position, as far as that can be told."""
-        if after is None:
+        if after is None or after < 0:
             return
         try:
             answer = self._calls.records(self._calls.iterator(shard.id, {"ShardIteratorType": "TRIM_HORIZON"}), 1)
@@ -226,16 +228,20 @@ class KinesisLog:
                 self._finish(shard)
 
     def _from(self, shard: Shard, after: int | None) -> dict[str, Any]:
-        if after is not None:
+        if after is not None and after >= 0:
             return {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "StartingSequenceNumber": str(after)}
-        if self._source.start == "latest" and shard.id in self._began["shards"]:
+        began = shard.id in self._listed and _key(self._listed[shard.id]) in self._began["shards"]
+        if after is None and self._source.start == "latest" and began:
             return {"ShardIteratorType": "AT_TIMESTAMP", "Timestamp": datetime.fromisoformat(self._began["at"])}
         return {"ShardIteratorType": "TRIM_HORIZON"}
 
     def _finish(self, shard: Shard) -> None:
         """Keep that a shard is read to its end, so that what it became is read."""
+        listed = self._listed.get(shard.id)
+        if listed is None:
+            return
         try:
-            self._objects.put(f"{self._folder}/done/{shard.id}", b"{}")
+            self._objects.put(f"{self._folder}/done/{_key(listed)}", b"{}")
         except StoreError as error:
             # Who reads the shard next finds its end again.
             log.warning("end of shard not kept shard=%s error=%s: %s", shard, type(error).__name__, error)
@@ -296,6 +302,11 @@ def open_kinesis(source: KinesisSource, group: str, settings: Settings, listener
     except BaseException:
         calls.close()
         raise
+
+
+def _key(listed: Mapping[str, Any]) -> str:
+    """What tells a shard from one of the same name in a stream that was made anew."""
+    return f"{listed['ShardId']}.{listed['SequenceNumberRange']['StartingSequenceNumber']}"
 
 
 def _is_open(listed: Mapping[str, Any]) -> bool:

@@ -156,8 +156,12 @@ def seek(
     sink.assigned(list(chosen_shards))
     after: dict[Shard, int] = {}
     for shard, bounds in chosen_shards.items():
-        if bounds is None:
-            raise RequestError(f"The log does not tell what shard {shard} has; nothing was changed.")
-        after[shard] = (bounds.first if to == "earliest" else bounds.end) - 1
+        if bounds is None and to == "latest":
+            raise RequestError(
+                f"The log does not tell where shard {shard} ends; nothing was changed. Use --to earliest."
+            )
+        # Before all positions is where a log begins that does not tell.
+        first, end = bounds or (0, 0)
+        after[shard] = (first if to == "earliest" else end) - 1
         sink.move(shard, after[shard])
     return after

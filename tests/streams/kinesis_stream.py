@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from feature_assets.errors import RecordsLost
 from feature_assets.streams.kinesis_calls import Expired, Gone, Throttled
 
 FIRST = 49_590_338_271_490_256_608_559_692_538_361_571_095_921_575_989_136_588_898
@@ -27,9 +28,9 @@ class OneShard:
 class Stream:
     """What `Calls` is to a consumer."""
 
-    def __init__(self, shards: int = 1) -> None:
+    def __init__(self, shards: int = 1, *, first: int = FIRST) -> None:
         self.shards_: dict[str, OneShard] = {f"shardId-{number:012}": OneShard() for number in range(shards)}
-        self.next = FIRST
+        self.first = self.next = first
         self.failing: list[Exception] = []
         self.iterators: dict[str, tuple[str, int]] = {}
         self.clients = 0
@@ -69,7 +70,7 @@ class Stream:
         self._fail()
         listed = []
         for name, one in self.shards_.items():
-            said: dict[str, Any] = {"ShardId": name, "SequenceNumberRange": {"StartingSequenceNumber": "1"}}
+            said: dict[str, Any] = {"ShardId": name, "SequenceNumberRange": {"StartingSequenceNumber": str(self.first)}}
             if one.closed:
                 said["SequenceNumberRange"]["EndingSequenceNumber"] = str(self.next)
             for parent, called in zip(one.parents, ("ParentShardId", "AdjacentParentShardId"), strict=False):
@@ -84,6 +85,8 @@ class Stream:
         match begin["ShardIteratorType"]:
             case "AFTER_SEQUENCE_NUMBER":
                 after = int(begin["StartingSequenceNumber"])
+                if after < self.first:
+                    raise RecordsLost("StartingSequenceNumber is not of this stream: made anew")
             case "TRIM_HORIZON":
                 after = 0
             case _:

@@ -143,7 +143,8 @@ def test_parents_are_read_before_children(world: World) -> None:
     assert world.is_right()
     latest = world.offline.scan(TRIPS).filter(pl.col("km") == 2000).collect()
     assert latest["via"].to_list() == ["newest"]
-    assert [path.rpartition("/")[2] for path in world.objects.list("kinesis/rides/done")] == [parent, left, right]
+    done = [path.rpartition("/")[2].partition(".")[0] for path in world.objects.list("kinesis/rides/done")]
+    assert done == [parent, left, right]
 
 
 ACTION = st.one_of(
@@ -275,6 +276,28 @@ def test_what_a_shard_no_longer_has_is_told(world: World, caplog: pytest.LogCapt
     run(world, world.consumer(stream), 8)
     assert world.kms() == [1.0, 3.0]
     assert f"shard={shard} begins at position {third}, and what is published is up to {first}" in caplog.text
+
+
+def test_a_stream_that_was_made_anew_is_noticed_and_read_from_its_start_when_told(world: World) -> None:
+    old = kinesis_stream.Stream()
+    (shard,) = old.open()
+    old.put(shard, ride(1.0))
+    (child,) = old.reshard(shard, into=1)
+    old.put(child, ride(2.0))
+    run(world, world.consumer(old), 4)
+    new = kinesis_stream.Stream(2, first=kinesis_stream.FIRST * 2)
+    for at, name in enumerate(new.open()):
+        new.put(name, ride(10.0 + at))
+    with pytest.raises(RecordsLost, match="made anew"):
+        run(world, world.consumer(new), 8)
+    sink = Sink(Intake(world.source, (TRIPS,), world.settings), Stores(world.offline, world.online, world.letters))
+    shards = [Shard("rides", name) for name in new.open()]
+    sink.assigned(shards)
+    for one in shards:
+        sink.move(one, -1)
+    run(world, world.consumer(new), 8)
+    assert world.kms() == [1.0, 2.0, 10.0, 11.0]
+    assert world.is_right()
 
 
 # Over HTTP.
