@@ -196,25 +196,25 @@ def test_each_record_is_in_the_stores_once_whatever_happens(
 
 
 def test_members_share_the_shards_and_take_over_from_who_is_gone(world: World) -> None:
-    stream = kinesis_stream.Stream(8)
+    stream = kinesis_stream.Stream(32)
     first, second = world.consumer(stream), world.consumer(stream)
     for _ in range(2):
         world.time += 1.0
         steps(first, 1)
         steps(second, 1)
     assert first.progress.shards.isdisjoint(second.progress.shards)
-    assert len(first.progress.shards | second.progress.shards) == 8
-    assert len(first.progress.shards) in range(1, 8)
+    assert len(first.progress.shards | second.progress.shards) == 32
+    assert len(first.progress.shards) in range(1, 32)
     for _ in range(4):
         world.time += 5.0
         steps(first, 1)
-    assert len(first.progress.shards) == 8, "the second one has not been seen for longer than members live"
+    assert len(first.progress.shards) == 32, "the second one has not been seen for longer than members live"
     for shard in stream.open():
         stream.put(shard, ride(1.0))
     # It was only asleep, and takes its shards for its own still: the tables know better.
     steps(first, 2)
     steps(second, 4)
-    assert world.kms() == [1.0] * 8
+    assert world.kms() == [1.0] * 32
     assert world.is_right()
 
 
