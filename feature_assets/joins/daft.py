@@ -4,13 +4,15 @@ What is spread are parts of a spine, each joined by the engine of `polars.py`: a
 times and no say in ties, a ttl or a created timestamp, and would shuffle whole histories for it.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 from feature_assets.errors import ConfigurationError, StoreUnavailable
 from feature_assets.joins import Run
 
+_SILENT: Final = {"DAFT_ANALYTICS_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 _TASK, _DONE = "task", "done"
 
 
@@ -20,6 +22,9 @@ def runner(name: str, address: str | None) -> Run:
     Raises:
         ConfigurationError: Daft is not installed, the process uses it in the other way already, or no Ray answers.
     """
+    # Nothing that Daft or Ray reports about their users leaves this machine from here.
+    for variable, value in _SILENT.items():
+        os.environ.setdefault(variable, value)
     try:
         daft: Any = import_module("daft")
     except ImportError as error:

@@ -3,6 +3,7 @@
 None of these is a dependency: what is used has to be installed.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -153,6 +154,8 @@ def _again(training: Rows, rows: int, shard: Shard, options: dict[str, Any], epo
 
 def ray_dataset(training: Rows) -> Any:
     """See `TrainingSet.to_ray_dataset`."""
+    # Nothing that Ray reports about its users leaves this machine from here.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray, data = import_module("ray"), import_module("ray.data")
     except ImportError as error:

@@ -1,5 +1,7 @@
 """Parts of a spine answered by whoever runs them, in whatever order and how often."""
 
+import os
+import subprocess
 import sys
 from datetime import timedelta
 
@@ -138,6 +140,17 @@ def test_daft_runs_the_tasks(world):
     asked = rows([n * 187 % 300 for n in range(300)])
     found = world.ask(asked, ASKED, engine="daft", memory_limit=30_000)
     assert found.collect().equals(world.ask(asked, ASKED).collect())
+
+
+def test_nothing_is_reported_about_who_uses_it(world):
+    """In a process of its own: what is set stays set."""
+    pytest.importorskip("daft")
+    probe = (
+        "import os; from feature_assets.joins import run_by; run_by('daft', None); import daft.scarf_telemetry as told; "
+        "print(told.opted_out(), os.environ['RAY_USAGE_STATS_ENABLED'])"
+    )
+    plain = {name: value for name, value in os.environ.items() if name not in ("DO_NOT_TRACK", "SCARF_NO_ANALYTICS")}
+    assert subprocess.check_output([sys.executable, "-c", probe], text=True, env=plain) == "True 0\n"
 
 
 def broken(_: str) -> str:
