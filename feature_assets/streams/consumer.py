@@ -233,6 +233,8 @@ class Consumer:
 
     def assigned(self, shards: Sequence[Shard]) -> Mapping[Shard, int | None]:
         """See `Listener`."""
+        if not shards:
+            return {}  # of a group that shares out one by one
         log.info("assigned source=%s shards=%s", self._source, ",".join(map(str, shards)))
         self.progress.shards.update(shards)
         try:

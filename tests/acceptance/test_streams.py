@@ -16,9 +16,10 @@ import pytest
 from feature_assets.online import open_online_store
 from feature_assets.settlement import pending, reconcile, verify
 from feature_assets.streams.dead_letters import dead_letter_store, table_of
+from feature_assets.streams.running import Consumers
 from tests.acceptance.running import tell
 from tests.streams import mock_cluster
-from tests.streams.broker import Broker, running
+from tests.streams.broker import SESSION, Broker, running
 from tests.streams.test_consumer import TRIPS, ride
 from tests.streams.test_kafka import Project
 
@@ -155,6 +156,45 @@ def test_brokers_that_fail_lose_nothing(tmp_path: Path) -> None:
     assert set(written) == {float(number) for number in range(count)}
     assert project.is_right()
     tell("failing brokers", records=count, in_the_log=len(written), lost=0, seconds=round(time.monotonic() - begun))
+
+
+def test_partitions_that_change_hands_one_by_one_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With cooperative rebalancing, which a connection may ask for."""
+    monkeypatch.setitem(SESSION, "partition.assignment.strategy", "cooperative-sticky")
+    with mock_cluster.running(1) as cluster:
+        cluster.make("rides", 4)
+        broker = Broker({"bootstrap.servers": cluster.address, "log_level": "0"})
+        project = Project(tmp_path, broker, "rides", partitions=0)
+        each = [Consumers(project.settings) for _ in range(2)]
+        threads = [threading.Thread(target=one.run) for one in each]
+        count = 0
+
+        def write(batches: int) -> None:
+            nonlocal count
+            for _ in range(batches):
+                for _ in range(20):
+                    broker.write("rides", ride(count % 50, float(count)), partition=count % 4)
+                    count += 1
+                broker.flush()
+                time.sleep(0.2)
+
+        try:
+            threads[0].start()
+            write(5)
+            project.wait_for(count)
+            threads[1].start()
+            write(40)
+            each[0].stop()
+            threads[0].join(30)
+            write(10)
+            project.wait_for(count)
+        finally:
+            for one, thread in zip(each, threads, strict=True):
+                one.stop()
+                thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert sorted(row[2] for row in project.rows()) == [float(number) for number in range(count)]
+    assert project.is_right()
 
 
 def written_to(address: str, partitions: int) -> list[float]:

@@ -32,7 +32,17 @@ from feature_assets.push import Push, Pushes, drain_orphans
 from feature_assets.push.journal import Entry, Part, PushJournal, read
 from feature_assets.registry import Registry, RegistryStore
 from feature_assets.settlement import pending, verify
-from feature_assets.spec import EVENT_ID, Entity, Expressions, Field, PushSource, Stream, TimePartitions, ViewSpec
+from feature_assets.spec import (
+    EVENT_ID,
+    Entity,
+    Expressions,
+    Field,
+    KafkaSource,
+    PushSource,
+    Stream,
+    TimePartitions,
+    ViewSpec,
+)
 from feature_assets.types import Float64, Int64, String, Timestamp
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -103,6 +113,14 @@ def test_what_comes_again_changes_nothing(tmp_path: Path) -> None:
             store.push("trips", [row(3, 2.0)]).wait(20)
             assert offline(store) == [(1, TODAY, 2.5), (2, TODAY, 1.0), (3, TODAY, 1.0), (3, TODAY, 2.0)]
             assert store.get_online_features(["driver_trips:km"], {"driver_id": [2, 3]}).to_dict()["km"] == [1.0, 2.0]
+
+
+def test_rows_of_a_log_are_not_pushed(tmp_path: Path) -> None:
+    source = KafkaSource(name="trips", connection="kafka", topics=("trips",))
+    with FeatureStore(platform(tmp_path, TRIPS, source)) as store:
+        with pytest.raises(RequestError, match="'trips' come from a log that consumers read"):
+            store.push("trips", [row()])
+        assert offline(store) == []
 
 
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {

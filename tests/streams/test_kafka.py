@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
+import confluent_kafka
 import msgspec
-import polars as pl
 import pytest
 from pydantic import SecretStr
 
@@ -177,6 +178,13 @@ def test_two_consumers_share_the_partitions_and_a_new_registry_is_taken_up(tmp_p
         while project.offline.state(other) is None or project.offline.scan(other).collect().height < 80:
             assert time.monotonic() < latest + 60
             time.sleep(0.1)
+        each[1].stop()
+        # While the other is given what this one had, records come that were fetched before.
+        for number in range(80, 480):
+            broker.write("shared", ride(number), partition=number % 4)
+            if number % 4 == 3:
+                broker.flush()
+        project.wait_for(480)
     finally:
         for one in each:
             one.stop()
@@ -184,8 +192,8 @@ def test_two_consumers_share_the_partitions_and_a_new_registry_is_taken_up(tmp_p
             if thread.ident is not None:
                 thread.join(30)
     assert not any(thread.is_alive() for thread in threads)
-    assert [row[0] for row in project.rows()] == list(range(80))
-    assert project.offline.scan(other).select(pl.col("driver_id").n_unique()).collect().item() == 80
+    assert [row[0] for row in project.rows()] == list(range(480))
+    assert sorted(project.offline.scan(other).select("driver_id").collect()["driver_id"]) == list(range(480))
     assert project.is_right()
 
 
@@ -225,6 +233,46 @@ def test_a_topic_that_was_made_anew_is_noticed_when_it_is_read(tmp_path: Path) -
     consumed(10)
     with pytest.raises(RecordsLost, match=r"anew/0 of 'rides' has nothing after position 9.*stream seek rides"):
         consumed(3)
+
+
+def test_while_a_group_shares_out_anew_nothing_is_assigned_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Librdkafka would wait for ever for the assignment of its own: it did, with records fetched at that very moment."""
+    partition = confluent_kafka.TopicPartition("rides", 0)
+
+    class Message:
+        def error(self) -> None:
+            return None
+
+    class Client:
+        assigned: ClassVar[list[Any]] = []
+
+        def list_topics(self, timeout: float) -> Any:
+            return SimpleNamespace(topics={"rides": None})
+
+        def subscribe(self, topics: Any, *, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
+            self.turns = [on_assign, on_revoke]
+
+        def consume(self, count: int, seconds: float) -> list[Message]:
+            if self.turns:
+                self.turns.pop(0)(self, [partition])
+            return [Message()]
+
+        def assign(self, partitions: Any) -> None:
+            self.assigned.append([(one.partition, one.offset) for one in partitions])
+
+        def assignment(self) -> list[Any]:
+            return []
+
+        resume = assign
+
+    client = Client()
+    monkeypatch.setattr(kafka, "_client", lambda *args, **options: client)
+    listener = SimpleNamespace(assigned=lambda shards: dict.fromkeys(shards, 6), revoked=lambda shards: None)
+    log = kafka.KafkaLog(RIDES, "g", {}, listener)
+    assert not len(log.poll(10, 1_000, 0)), "whether it was fetched before or after, nobody knows"
+    assert client.assigned == [[(0, 7)], [(0, 7)]], "it is fetched again"
+    assert not len(log.poll(10, 1_000, 0))
+    assert len(client.assigned) == 2
 
 
 @pytest.mark.parametrize(
