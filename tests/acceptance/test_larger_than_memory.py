@@ -81,6 +81,7 @@ def test_so_little_memory_cannot_hold_it(folder: Path) -> None:
     assert done.returncode == -9, f"the kernel did not stop it: {done.stdout}{done.stderr}"
 
 
+@pytest.mark.timeout(900)
 def test_it_is_materialised_and_both_stores_have_what_went_in(folder: Path) -> None:
     began = time.monotonic()
     with control_group(LIMIT) as group:
