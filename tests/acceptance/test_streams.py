@@ -40,7 +40,10 @@ def stop(processes: list["subprocess.Popen[bytes]"]) -> None:
         process.wait()
 
 
-def test_each_record_is_there_once_though_consumers_are_killed(tmp_path: Path, broker: Broker) -> None:
+def test_each_record_is_there_once_though_consumers_are_killed(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SESSION, "session.timeout.ms", "6000")
     project = Project(tmp_path, broker, "rides", partitions=PARTITIONS)
     chance, begun = random.Random(3), time.monotonic()
     latest: dict[int, tuple[datetime, int]] = {}

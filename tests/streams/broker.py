@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.acceptance.running import free_port
 
-SESSION = {"session.timeout.ms": "6000", "heartbeat.interval.ms": "500"}
+SESSION = {"session.timeout.ms": "2000", "heartbeat.interval.ms": "400"}
 """Half of a session's timeout is what joining a group takes there."""
 
 
