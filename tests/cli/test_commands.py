@@ -464,28 +464,32 @@ def test_vacuum_removes_what_nobody_needs(run: Run, project: Path) -> None:
 def test_vacuum_keeps_what_training_sets_need_until_it_is_told_to_give_them_up(
     run: Run, project: Path, spine: Path
 ) -> None:
-    run("training", "save", "first", "customer_orders:spent_7d", "--spine", str(spine))
+    run("training", "save", "old", "customer_orders:orders_7d", "--spine", str(spine))
     run("materialize", "customer_orders", "--latest")
-    run("training", "save", "second", "customer_orders:spent_7d", "--spine", str(spine))
-    found = run("training", "diff", "first", "second", "--json").rows
+    run("training", "save", "new", "customer_orders:orders_7d", "--spine", str(spine))
+    found = run("training", "diff", "old", "new", "--json").rows
     assert [view["what"] for view in found["views"]] == ["customer_orders@v1"]
-    assert "first and second have the same rows" in run("training", "diff", "first", "second").out
+    assert "old and new have the same rows" in run("training", "diff", "old", "new").out
     (row,) = run("vacuum", "--older-than", "0", "--json").rows
-    assert (row["removed"], row["kept_for"], row["given_up"]) == (0, ["first"], [])
-    assert "first" in run("vacuum", "--older-than", "0").out
-    run("training", "rebuild", "first")
+    assert (row["kept_for"], row["given_up"]) == (["old"], [])
+    assert "old" in run("vacuum", "--older-than", "0").out
+    run("training", "rebuild", "old")
     (row,) = run("vacuum", "--older-than", "0", "--give-up-sets", "--json").rows
-    assert (row["removed"] >= 1, row["kept_for"], row["given_up"]) == (True, [], ["first"])
-    assert "have been vacuumed" in run("training", "rebuild", "first", code=1).said
+    assert (row["removed"] >= 1, row["kept_for"], row["given_up"]) == (True, [], ["old"])
+    assert "have been vacuumed" in run("training", "rebuild", "old", code=1).said
+    for name in ("old", "new"):
+        run("training", "delete", name, "--yes")
 
 
 def test_sets_with_other_rows_are_told_apart(run: Run, project: Path, spine: Path) -> None:
-    for name, feature in (("first", "spent_7d"), ("second", "orders_7d")):
+    for name, feature in (("money", "spent_7d"), ("count", "orders_7d")):
         run("training", "save", name, f"customer_orders:{feature}", "--spine", str(spine))
-    told = run("training", "diff", "first", "second", code=1).out
+    told = run("training", "diff", "money", "count", code=1).out
     assert "spent_7d" in told
     assert "0 rows changed, 0 added, 0 removed" in told
-    assert "Did you mean 'first'" in run("training", "diff", "first", "fist", code=1).said
+    assert "Did you mean 'money'" in run("training", "diff", "money", "mony", code=1).said
+    for name in ("money", "count"):
+        run("training", "delete", name, "--yes")
 
 
 def test_erase_needs_somebody_to_forget(run: Run, looking: Path) -> None:
