@@ -27,6 +27,7 @@ from tests.acceptance.running import free_port
 ROOT = Path(__file__).parents[2]
 MINISTACK, SEAWEEDFS, DYNALITE = "1.5.33", "4.48", "4.0.0"
 LOCALBUCKET, S3RVER = "1.2.1", "3.7.1"
+AZURITE = "3.35.0"
 REGION = "us-east-1"
 # s3rver knows no other name.
 KEYS = {"AWS_ACCESS_KEY_ID": "S3RVER", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": REGION}
@@ -102,6 +103,16 @@ def s3rver(folder: Path) -> Iterator[str]:
     """The endpoint of an S3 that ignores If-Match and If-None-Match."""
     port = free_port()
     with _process(["node", "-e", _S3RVER, str(port), str(folder)], cwd=_node_modules(f"s3rver@{S3RVER}")) as server:
+        yield _listening(server, port)
+
+
+@contextlib.contextmanager
+def azurite(_: Path) -> Iterator[str]:
+    """The endpoint of an Azure Blob Storage."""
+    port, place = free_port(), _node_modules(f"azurite@{AZURITE}")
+    quiet = ["--inMemoryPersistence", "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+    command = ["node", "node_modules/.bin/azurite-blob", "--blobHost", "127.0.0.1", "--blobPort", str(port), *quiet]
+    with _process(command, cwd=place) as server:
         yield _listening(server, port)
 
 
