@@ -20,6 +20,9 @@ for name in list(os.environ):
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
+# Whoever of the tests imports it first: its assertions tell what they compared.
+pytest.register_assert_rewrite("feature_assets.testing")
+
 # No deadline: on a shared machine it fails tests for what others do. Not derandomized: each run looks somewhere new, and
 # the printed blob brings a failure back.
 settings.register_profile(
