@@ -238,7 +238,9 @@ def test_no_secret_is_in_a_log_or_in_what_dagster_keeps(project):
     # The tables hold what they are for; everything else tells of it.
     tables = list(texts(project.folder / ".feature_assets", {"auth"}))
     assert any(PHONE.encode() in data for path, data in tables if path.name == "online.db")
-    places = list(texts(project.folder, {"auth", "offline", "online.db", "online.db-wal", "definitions.py"}))
+    places = list(
+        texts(project.folder, {"auth", "offline", "online.db", "online.db-wal", "definitions.py", "__pycache__"})
+    )
     assert {"server.log", "audit.jsonl"} <= {path.name for path, _ in places}
     assert any(".dagster" in path.parts and data.startswith(b"SQLite") for path, data in places)
     assert any(b"customer_orders" in data for path, data in places if ".dagster" in path.parts)

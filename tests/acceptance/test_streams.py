@@ -74,6 +74,9 @@ def test_each_record_is_there_once_though_consumers_are_killed(
                 alive.append(every[-1])
                 joined += 1
             elif turn == 4:
+                # Who leaves this broker while its group shares out anew wedges the group for good, whatever the client; and
+                # after a kill it shares for up to a quarter of a minute.
+                time.sleep(20)
                 alive[0].send_signal(signal.SIGTERM)
                 assert alive.pop(0).wait(60) == 0
                 left += 1

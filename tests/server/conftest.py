@@ -221,4 +221,5 @@ def served(
         yield "127.0.0.1", port
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) in ends, log.read_text()
+        # uvicorn's supervisor waits half a minute for a worker that is killed just when it is asked whether it lives.
+        assert process.wait(timeout=60) in ends, log.read_text()
