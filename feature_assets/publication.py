@@ -2,7 +2,8 @@
 
 Offline is the truth. After the commit the latest row of each key is sent online, where the later row wins; what the
 replaced partitions had published before and no longer do is taken back by `settlement`. Materialised rows go all this way
-in `publish`. Pushed rows are `admitted` when they come, wait in a journal, and go the rest of the way in `append`.
+in `publish`. Pushed rows are `admitted` when they come, wait in a journal, and go the rest of the way in `append`; so do
+those of a stream, which are their own journal.
 """
 
 import logging
@@ -19,9 +20,11 @@ import polars as pl
 from feature_assets.checks import CheckResult, RowCheck, Unique, run_checks
 from feature_assets.conform import Conformed, PartitionSlice, conformed
 from feature_assets.errors import ChecksFailed, StoreFull
-from feature_assets.offline import Commit, InJournal, OfflineStore
+from feature_assets.offline import Commit, InJournal, KnownBy, Moved, OfflineStore, Sorted, stream_journal
 from feature_assets.online.protocol import AppliedPublication, Metered, OnlineStore
 from feature_assets.settlement import (
+    Reflected,
+    finish_stream,
     journal_entry,
     key_frame,
     latest_rows,
@@ -315,50 +318,41 @@ class Appended(NamedTuple):
 
 
 def append(
-    view: ViewSpec, rows: pl.DataFrame, *, journal: str, offline: OfflineStore, online: OnlineStore | None
+    view: ViewSpec,
+    rows: pl.DataFrame,
+    *,
+    numbered: InJournal | Moved,
+    offline: OfflineStore,
+    online: OnlineStore | None,
 ) -> Appended:
-    """Add pushed rows to the partitions that they belong to, offline and online, each exactly once.
+    """Add pushed rows, or those of a stream, to the partitions that they belong to, offline and online, each exactly once.
 
     May be repeated after any failure, by another process too.
 
     Args:
         rows: what was admitted: the columns of the view, `__partition`, `__event` and `__sequence`, in the order in which
-            it was acknowledged.
-        journal: the id of the journal that numbers them.
+            it was acknowledged, or stands in the stream; of a stream there may be none.
+        numbered: the journal that numbers them, or from where to where in a stream they lead.
 
     Raises:
+        Overtaken: another consumer of the stream was first; nothing was added.
         PublicationConflict: others kept pushing to the view; nothing is lost, repeat it.
         StoreError: a store failed; nothing is lost, repeat it.
     """
     clock = _Clock()
-    entry = journal_entry(journal)
-    seen: dict[str, int] = {}
-    if online is not None and view.online:
-        online.prepare(view)
-        seen = {name: each.publication for name, each in online.ledger(view).entries.items()}
-        if entry not in seen:
-            # Whoever reconciles has to know that there is such a journal before Delta has rows of it.
-            online.write(view, no_rows(view), AppliedPublication(0, 0, {entry: 0}))
-    commit, found = offline.append(
-        view, rows, numbered=InJournal(journal), metadata={"code_version": view.code_version}
-    )
+    entries = _entries(numbered)
+    served = online if view.online else None
+    seen = {} if served is None else _seen(view, entries, served)
+    known_by: KnownBy = "position" if isinstance(numbered, Moved) else "content"
+    metadata = {"code_version": view.code_version}
+    commit, found = offline.append(view, rows, numbered=numbered, metadata=metadata, known_by=known_by)
     partitions = tuple(found.fresh[PARTITION].unique().sort())
     known = rows.height - found.fresh.height
     told = Appended(partitions, commit.version if commit else None, found.fresh.height, known)
     clock.lap("offline")
-    if online is not None and view.online:
-        # What an earlier attempt has put into Delta may have been taken back since.
-        late = found.recovered.filter(pl.col(SEQUENCE) > seen.get(entry, 0))
-        retracted = 0 if late.is_empty() else settle(view, _keys_of(view, late), offline, online)
-        latest = latest_rows(view, found.fresh.lazy().select(*view.columns, PUBLICATION), more=(PUBLICATION,))
-        applied = AppliedPublication(
-            publication=int(rows[SEQUENCE].max() or 0),  # type: ignore[arg-type]
-            delta_version=commit.version if commit else offline.version(view),
-            partitions={entry: found.fresh.height},
-            seen={name: seen.get(name, 0) for name in partitions},
-        )
-        done = reflect_pushes(view, applied, latest, offline, online)
-        told = told._replace(written=done.written, kept=done.kept, retracted=retracted + done.retracted)
+    if served is not None:
+        done = _brought_online(view, rows, numbered, (commit, found), seen, offline, served)
+        told = told._replace(written=done.written, kept=done.kept, retracted=done.retracted)
         clock.lap("online")
     log.info(
         "appended view=%s version=%d partitions=%d rows=%d known=%d delta_version=%s written=%d kept=%d retracted=%d "
@@ -367,6 +361,56 @@ def append(
         *(told.written, told.kept, told.retracted, sum(clock.laps.values())),
     )
     return told
+
+
+def _brought_online(
+    view: ViewSpec,
+    rows: pl.DataFrame,
+    numbered: InJournal | Moved,
+    landed: tuple[Commit | None, Sorted],
+    seen: Mapping[str, int],
+    offline: OfflineStore,
+    online: OnlineStore,
+) -> Reflected:
+    """What was appended, and what an earlier attempt has put into Delta and did not live to bring online."""
+    (commit, found), entries, retracted = landed, _entries(numbered), 0
+    if isinstance(numbered, Moved):
+        if commit is None:
+            return Reflected(0, 0, finish_stream(view, numbered.source, list(numbered.after), offline, online))
+        number = commit.publication
+    else:
+        # It may have been taken back since.
+        late = found.recovered.filter(pl.col(SEQUENCE) > seen.get(entries[0], 0))
+        retracted = 0 if late.is_empty() else settle(view, _keys_of(view, late), offline, online)
+        number = int(rows[SEQUENCE].max() or 0)  # type: ignore[arg-type]
+    applied = AppliedPublication(
+        publication=number,
+        delta_version=commit.version if commit else offline.version(view),
+        partitions=dict.fromkeys(entries, found.fresh.height),
+        seen={name: seen.get(name, 0) for name in found.fresh[PARTITION].unique()},
+    )
+    latest = latest_rows(view, found.fresh.lazy().select(*view.columns, PUBLICATION), more=(PUBLICATION,))
+    done = reflect_pushes(view, applied, latest, offline, online)
+    return replace(done, retracted=done.retracted + retracted)
+
+
+def _entries(numbered: InJournal | Moved) -> list[str]:
+    """The ledger's entries of what numbers rows: of the journal, or of each shard."""
+    if isinstance(numbered, InJournal):
+        return [journal_entry(numbered.journal)]
+    return [journal_entry(stream_journal(numbered.source, shard)) for shard in numbered.after]
+
+
+def _seen(view: ViewSpec, entries: Sequence[str], online: OnlineStore) -> dict[str, int]:
+    """What the ledger has; it gets those of the entries that it lacks.
+
+    Whoever reconciles has to know that there are such journals before Delta has rows of them.
+    """
+    online.prepare(view)
+    seen = {name: each.publication for name, each in online.ledger(view).entries.items()}
+    if new := [entry for entry in entries if entry not in seen]:
+        online.write(view, no_rows(view), AppliedPublication(0, 0, dict.fromkeys(new, 0)))
+    return seen
 
 
 def _keys_of(view: ViewSpec, rows: pl.DataFrame) -> pl.DataFrame:

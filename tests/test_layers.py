@@ -21,6 +21,7 @@ LAYERS = [
         "functions",
         "transformations",
         "joins",
+        "json_text",
         "ticks",
         "windows",
         "intake",

@@ -85,7 +85,7 @@ Output = Annotated[
         "-o",
         callback=_writable,
         metavar="FILE",
-        help="Write the rows to .parquet, .csv, .jsonl or .arrow.",
+        help="Write the rows to .parquet, .csv, .jsonl, .arrow or a .delta table.",
         show_default=False,
     ),
 ]

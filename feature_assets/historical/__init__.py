@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from feature_assets.access import Access, Principal
 from feature_assets.errors import RequestError
-from feature_assets.historical.admission import admit, admit_saved, admitted, check_brought, own_rows
+from feature_assets.historical.admission import Admitted, admit, admit_saved, admitted, check_brought, own_rows
 from feature_assets.historical.answer import Answer, pin
 from feature_assets.historical.budget import Budget
 from feature_assets.historical.budget import memory_limit as bytes_of
@@ -98,24 +98,15 @@ def historical_features(
         TableMissing: a view was never materialised.
         RequestError: the question cannot be answered as it was asked.
     """
-    features, decision = listed(features), None
-    if access is None or principal is None:
-        plan, asked = (
-            resolve(registry, features, full_feature_names=full_feature_names),
-            projections(registry, features),
-        )
-    else:
-        check_brought(spine)
-        plan, asked, decision = admitted(registry, access, principal, features, full_feature_names=full_feature_names)
-    open_engine, limit = engine_named(engine), bytes_of(memory_limit)
-    run = run_by(engine, address)
-    if run is not None:
-        limit = limit or _TASK_BYTES
     if spine is not None and (since is not None or until is not None):
         raise RequestError("since= and until= stand in for a spine; filter the spine itself instead.")
-    pinned = pin([read.view for read in plan.reads], offline)
+    asked = _asked(registry, listed(features), access, principal, spine, full_feature_names=full_feature_names)
+    open_engine, limit, run = engine_named(engine), bytes_of(memory_limit), run_by(engine, address)
+    if run is not None:
+        limit = limit or _TASK_BYTES
+    plan, pinned = asked.plan, pin([read.view for read in asked.plan.reads], offline)
     if spine is None:
-        own = [] if decision is None else own_rows(decision)
+        own = own_rows(asked.decision) if asked.decision is not None else []
         held = None if limit is None else Budget(limit).held
         rows = every_row(plan, pinned, since=since, until=until, only=own, held=held)
     else:
@@ -123,21 +114,25 @@ def historical_features(
         named = published(registry, offline)
         frame = Frames(tables, types, named=named, storage_options=offline.storage_options).read(spine)
         rows = read_spine(frame, plan, timestamp_column=timestamp_column)
-        if decision is not None:
-            admit(rows, plan, decision)
-    versions = {label: each.delta_version for label, each in pinned.items()}
+        if asked.decision is not None:
+            admit(rows, plan, asked.decision)
+    question = Question(
+        registry=registry.digest,
+        features=tuple(asked.features),
+        full_feature_names=full_feature_names,
+        created_cutoff=created_cutoff,
+        engine=engine,
+        timestamp_column=rows.timestamp,
+        tables={label: each.delta_version for label, each in pinned.items()},
+    )
     spread = None
-    if run is not None:
+    if run is not None and limit is not None:
         job = Job(
             registry=registry,
-            features=tuple(asked),
-            full_feature_names=full_feature_names,
-            created_cutoff=created_cutoff,
-            timestamp=rows.timestamp,
-            tables=versions,
+            question=question,
             offline=offline.root,
             functions=tuple(allowed_modules),
-            memory_limit=limit or _TASK_BYTES,
+            memory_limit=limit,
         )
         spread = Spread(job, dict(offline.storage_options), run, scratch)
     answer = Answer(
@@ -151,13 +146,21 @@ def historical_features(
         progress=progress or (lambda _: None),
         spread=spread,
     )
-    question = Question(
-        registry=registry.digest,
-        features=tuple(asked),
-        full_feature_names=full_feature_names,
-        created_cutoff=created_cutoff,
-        engine=engine,
-        timestamp_column=rows.timestamp,
-        tables=versions,
-    )
     return TrainingSet(answer, question, sets)
+
+
+def _asked(
+    registry: Registry,
+    features: Features,
+    access: Access | None,
+    principal: Principal | None,
+    spine: Frame | None,
+    *,
+    full_feature_names: bool,
+) -> Admitted:
+    """What is to be read, as far as whoever asks may have it."""
+    if access is None or principal is None:
+        plan = resolve(registry, features, full_feature_names=full_feature_names)
+        return Admitted(plan, projections(registry, features), None)
+    check_brought(spine)
+    return admitted(registry, access, principal, features, full_feature_names=full_feature_names)

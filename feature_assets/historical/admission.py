@@ -19,11 +19,13 @@ _READ_WITH_ITS_OWN_KEY: Final = (
 
 
 class Admitted(NamedTuple):
-    """A question as a principal gets it answered: personal data that it may not see is left out of `features`."""
+    """A question as a principal gets it answered: personal data that it may not see is left out of `features`. Nobody
+    has decided where nobody in particular asks.
+    """
 
     plan: ReadPlan
     features: list[ViewProjection]
-    decision: Decision
+    decision: Decision | None
 
 
 def admitted(

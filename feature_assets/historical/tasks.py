@@ -22,7 +22,8 @@ from feature_assets.joins import Run, engine_named
 from feature_assets.offline import OfflineStore
 from feature_assets.references import resolve
 from feature_assets.registry import Registry
-from feature_assets.spec import Spec, ViewProjection, canonical_json, from_json
+from feature_assets.spec import Spec, canonical_json, from_json
+from feature_assets.training import Question
 
 
 def _kinds(kind: type[FeatureAssetsError]) -> Iterator[type[FeatureAssetsError]]:
@@ -38,11 +39,7 @@ class Job(Spec, frozen=True, kw_only=True):
     """What all tasks of a question have in common."""
 
     registry: Registry
-    features: tuple[ViewProjection, ...]
-    full_feature_names: bool
-    created_cutoff: bool
-    timestamp: str
-    tables: dict[str, int]
+    question: Question
     offline: str
     functions: tuple[str, ...]
     memory_limit: int
@@ -80,15 +77,15 @@ def work(text: str) -> str:
 
 def _joined(task: Task) -> int:
     job = from_json(Path(task.job).read_bytes(), Job)
-    offline = OfflineStore(job.offline, storage_options=task.options)
-    plan = resolve(job.registry, job.features, full_feature_names=job.full_feature_names)
+    asked, offline = job.question, OfflineStore(job.offline, storage_options=task.options)
+    plan = resolve(job.registry, asked.features, full_feature_names=asked.full_feature_names)
     part = pl.scan_parquet(list(task.files), glob=False, hive_partitioning=False).slice(task.offset, task.length)
     rows = part.collect(engine="streaming")
     answer = Answer(
         plan,
-        Spine(rows.drop(task.number), job.timestamp),
-        pin([read.view for read in plan.reads], offline, job.tables),
-        created_cutoff=job.created_cutoff,
+        Spine(rows.drop(task.number), asked.timestamp_column),
+        pin([read.view for read in plan.reads], offline, asked.tables),
+        created_cutoff=asked.created_cutoff,
         open_engine=engine_named("polars"),
         allowed_modules=job.functions,
     )

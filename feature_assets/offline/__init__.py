@@ -16,18 +16,20 @@
 from feature_assets.offline.commits import CommitInfo, next_publication
 from feature_assets.offline.foreign import scan_table
 from feature_assets.offline.positions import InJournal, Moved, Overtaken, Reached, stream_journal
-from feature_assets.offline.pushes import comparable
+from feature_assets.offline.pushes import KnownBy, Sorted, comparable
 from feature_assets.offline.store import Commit, OfflineState, OfflineStore
 
 __all__ = [
     "Commit",
     "CommitInfo",
     "InJournal",
+    "KnownBy",
     "Moved",
     "OfflineState",
     "OfflineStore",
     "Overtaken",
     "Reached",
+    "Sorted",
     "comparable",
     "next_publication",
     "scan_table",

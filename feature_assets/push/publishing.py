@@ -16,7 +16,7 @@ import polars as pl
 
 from feature_assets.config import Settings
 from feature_assets.errors import ConfigurationError, FeatureAssetsError, StoreUnavailable
-from feature_assets.offline import OfflineStore
+from feature_assets.offline import InJournal, OfflineStore
 from feature_assets.online.protocol import OnlineStore
 from feature_assets.publication import append
 from feature_assets.push.journal import Part, PushJournal, entries_of
@@ -116,7 +116,7 @@ class Publisher:
 
     def _append(self, view: ViewSpec, parts: list[Part]) -> None:
         rows = pl.concat([pl.read_ipc_stream(BytesIO(part.data)) for part in parts])
-        done = append(view, rows, journal=self._journal.id, offline=self._offline, online=self._online)
+        done = append(view, rows, numbered=InJournal(self._journal.id), offline=self._offline, online=self._online)
         if done.partitions:
             try:
                 self._offline.compact_pushes(view, done.partitions, more_than=_CROWDED)

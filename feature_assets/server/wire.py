@@ -15,6 +15,7 @@ import orjson
 from orjson import dumps
 
 from feature_assets.errors import DeclarationError
+from feature_assets.json_text import DEEPEST, is_deep, why_unreadable
 from feature_assets.lookup import MASKED, PRESENT, OnlineLookup, OnlineResponse
 from feature_assets.lookup.response import Rows, statuses_of
 from feature_assets.server.meters import ValueMeter
@@ -28,7 +29,6 @@ Asked: TypeAlias = str | tuple[str | ViewProjection, ...]
 _T = TypeVar("_T")
 
 _LONGEST_NAME: Final = 400
-_DEEPEST: Final = 32
 _NULL: Final = msgspec.Raw(b"null")
 
 
@@ -113,7 +113,7 @@ def read_question(body: bytes, *, max_keys: int) -> OnlineQuestion:
     question = decoded(body, _question)
     if question.rows > max_keys:
         raise _bad(f"'entities' has {question.rows} rows; {max_keys} is the limit. Ask in parts.", "/entities")
-    if body.count(b"[") + body.count(b"{") > _DEEPEST:
+    if body.count(b"[") + body.count(b"{") > DEEPEST:
         check_depth(question.entities, "/entities")
     return question
 
@@ -129,7 +129,7 @@ def decoded(body: bytes, decoder: msgspec.json.Decoder[_T], place: str = "") -> 
     except msgspec.ValidationError as error:
         raise _invalid(error, place) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(400, "bad-json", f"The body is not JSON: {_json_error(body, error)}.") from None
+        raise Problem(400, "bad-json", f"The body is not JSON: {why_unreadable(body, error)}.") from None
 
 
 def _bad(why: str, pointer: str) -> Problem:
@@ -143,15 +143,6 @@ def _invalid(error: msgspec.ValidationError, place: str = "") -> Problem:
     return _bad(f"{what}.", place + path)
 
 
-def _json_error(body: bytes, error: Exception) -> str:
-    try:
-        # It says where, and what about half a surrogate pair.
-        orjson.loads(body)
-    except orjson.JSONDecodeError as found:
-        return str(found)
-    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-
-
 def check_depth(columns: Mapping[str, Sequence[Any]], place: str) -> None:
     """Values are walked by functions that call themselves: how deep they may be is settled here.
 
@@ -159,18 +150,8 @@ def check_depth(columns: Mapping[str, Sequence[Any]], place: str) -> None:
         Problem: one is nested too deeply.
     """
     for name, column in columns.items():
-        level: Sequence[Any] = column
-        for _ in range(_DEEPEST):
-            level = [
-                item
-                for value in level
-                if value.__class__ is list or value.__class__ is dict
-                for item in (value.values() if value.__class__ is dict else value)
-            ]
-            if not level:
-                break
-        else:
-            raise _bad(f"'{name}' has values that are nested more than {_DEEPEST} deep.", f"{place}/{name}")
+        if is_deep(column):
+            raise _bad(f"'{name}' has values that are nested more than {DEEPEST} deep.", f"{place}/{name}")
 
 
 _NO_TIME: Final = "1970-01-01T00:00:00Z"

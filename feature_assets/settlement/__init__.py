@@ -1,7 +1,7 @@
 """Making online equal to what offline says is latest: reflect a commit, settle keys, reconcile, verify, erase."""
 
 from feature_assets.settlement.latest import key_frame, latest_rows, latest_tokens, no_rows, order, taken_back
-from feature_assets.settlement.reconciling import Reconciliation, erase, reconcile
+from feature_assets.settlement.reconciling import Reconciliation, erase, finish_stream, reconcile
 from feature_assets.settlement.reflecting import (
     Reflected,
     journal_entry,
@@ -21,6 +21,7 @@ __all__ = [
     "Reconciliation",
     "Reflected",
     "erase",
+    "finish_stream",
     "journal_entry",
     "key_frame",
     "latest_rows",

@@ -1,17 +1,18 @@
 """Finishing what a crash left between the stores, and forgetting keys in both."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import polars as pl
 
-from feature_assets.offline import OfflineStore
+from feature_assets.offline import OfflineStore, stream_journal
 from feature_assets.online.protocol import AppliedPublication, OnlineStore
-from feature_assets.settlement.latest import no_rows
-from feature_assets.settlement.reflecting import pending, pushed_of, reflect, stored_state
+from feature_assets.settlement.latest import key_frame, no_rows
+from feature_assets.settlement.reflecting import journal_entry, pending, pushed_of, reflect, stored_state
 from feature_assets.settlement.settling import settle
-from feature_assets.spec import ViewSpec
+from feature_assets.spec import PUBLICATION, ViewSpec
 
 log = logging.getLogger(__name__)
 
@@ -83,3 +84,36 @@ def erase(view: ViewSpec, keys: pl.DataFrame, offline: OfflineStore, online: Onl
             else:
                 settle(view, keys, offline, online)
     return erased
+
+
+def finish_stream(
+    view: ViewSpec, source: str, shards: Sequence[str], offline: OfflineStore, online: OnlineStore
+) -> int:
+    """Bring online what commits of these shards have put into Delta and whoever made them did not live to bring there.
+
+    Returns how many keys were changed.
+    """
+    if not view.online or offline.state(view) is None:
+        return 0
+    online.prepare(view)
+    entries = online.ledger(view).entries
+    behind: dict[str, int] = {}
+    least: list[int] = []
+    for shard, found in offline.streamed(view, source, shards).items():
+        name = journal_entry(stream_journal(source, shard))
+        entry, number = entries.get(name), found.commit
+        if number is not None and (entry is None or entry.publication < number or not entry.settled):
+            behind[name] = number
+            least.append(0 if entry is None else entry.publication)
+    if not behind:
+        return 0
+    late = offline.scan(view, features=[]).filter(pl.col(PUBLICATION) > min(least)).select(*view.join_keys, PUBLICATION)
+    rows = late.collect(engine="streaming")
+    keys = rows.unique(list(view.join_keys)) if view.join_keys else rows.head(1)
+    changed = 0 if keys.is_empty() else settle(view, key_frame(view, keys), offline, online)
+    version = offline.version(view)
+    for entry_name, number in behind.items():
+        if online.write(view, no_rows(view), AppliedPublication(number, version, {entry_name: 0})).superseded:
+            online.settle(view, number, [])
+    log.info("finished view=%s source=%s shards=%d changed=%d", view.name, source, len(behind), changed)
+    return changed

@@ -18,11 +18,12 @@ from typing import Final
 import polars as pl
 
 from feature_assets.errors import FeatureAssetsError
-from feature_assets.offline import Moved, OfflineStore, stream_journal
-from feature_assets.online.protocol import AppliedPublication, OnlineStore
+from feature_assets.offline import Moved, OfflineStore
+from feature_assets.online.protocol import OnlineStore
+from feature_assets.publication import append
 from feature_assets.push.admission import PUSH
-from feature_assets.settlement import journal_entry, key_frame, latest_rows, no_rows, reflect_pushes, settle
-from feature_assets.spec import EVENT_ID, PARTITION, PUBLICATION, SEQUENCE, ViewSpec
+from feature_assets.settlement import finish_stream
+from feature_assets.spec import EVENT_ID, PARTITION, SEQUENCE, ViewSpec
 from feature_assets.streams import dead_letters
 from feature_assets.streams.admission import Intake
 from feature_assets.streams.dead_letters import DeadLetter
@@ -88,7 +89,7 @@ class Sink:
             found = self._stores.offline.streamed(view, self._source, names)
             self._at[name] |= {shard: found[str(shard)].position for shard in shards}
             if self._stores.online is not None:
-                finish(view, self._source, names, self._stores.offline, self._stores.online)
+                finish_stream(view, self._source, names, self._stores.offline, self._stores.online)
         letters = dead_letters.table_of(self._source)
         for name in self._channels:
             found = self._stores.letters.streamed(letters, name, names)
@@ -227,11 +228,11 @@ class Sink:
 
     def _move(self, view: ViewSpec, rows: pl.DataFrame, after: Mapping[Shard, int]) -> None:
         moved = self._moved(view.name, after)
-        partitions = publish_records(view, rows, moved, offline=self._stores.offline, online=self._stores.online)
+        done = append(view, rows, numbered=moved, offline=self._stores.offline, online=self._stores.online)
         self._at[view.name] |= after
-        if partitions:
+        if done.partitions:
             try:
-                self._stores.offline.compact_pushes(view, partitions, more_than=_CROWDED)
+                self._stores.offline.compact_pushes(view, done.partitions, more_than=_CROWDED)
             except FeatureAssetsError as error:
                 log.info("compaction postponed view=%s error=%s", view.name, type(error).__name__)
 
@@ -250,79 +251,3 @@ def no_stream_rows(view: ViewSpec) -> pl.DataFrame:
     """No rows, as they come of records."""
     schema = {name: of.polars for name, of in view.types.items()}
     return pl.DataFrame(schema={**schema, PARTITION: pl.String(), EVENT_ID: pl.String(), SEQUENCE: pl.Int64()})
-
-
-def publish_records(
-    view: ViewSpec, rows: pl.DataFrame, moved: Moved, *, offline: OfflineStore, online: OnlineStore | None
-) -> list[str]:
-    """Add rows of a stream's records to the partitions that they belong to, offline and online, each exactly once.
-
-    Args:
-        rows: conformed, with `__partition`, `__event` and `__sequence`, in the order of the records; there may be none.
-        moved: from where to where their records lead.
-
-    Returns the partitions that got rows.
-
-    Raises:
-        Overtaken: the table is elsewhere; nothing was added.
-        PublicationConflict, StoreError: nothing is lost, repeat it.
-    """
-    entries = {shard: journal_entry(stream_journal(moved.source, shard)) for shard in moved.after}
-    seen: dict[str, int] = {}
-    served = online if view.online else None
-    if served is not None:
-        served.prepare(view)
-        seen = {name: each.publication for name, each in served.ledger(view).entries.items()}
-        if new := [entry for entry in entries.values() if entry not in seen]:
-            # Whoever reconciles has to know that there are such shards before Delta has rows of them.
-            served.write(view, no_rows(view), AppliedPublication(0, 0, dict.fromkeys(new, 0)))
-    metadata = {"code_version": view.code_version}
-    commit, found = offline.append(view, rows, numbered=moved, metadata=metadata, known_by="position")
-    partitions = found.fresh[PARTITION].unique().sort().to_list()
-    if served is not None:
-        if commit is None:
-            # An earlier attempt has put them into Delta, and was perhaps not online.
-            finish(view, moved.source, list(moved.after), offline, served)
-        else:
-            latest = latest_rows(view, found.fresh.lazy().select(*view.columns, PUBLICATION), more=(PUBLICATION,))
-            counts = dict.fromkeys(entries.values(), found.fresh.height)
-            known = {name: seen.get(name, 0) for name in partitions}
-            applied = AppliedPublication(commit.publication, commit.version, counts, seen=known)
-            reflect_pushes(view, applied, latest, offline, served)
-    log.info(
-        "streamed view=%s version=%d source=%s shards=%d partitions=%d rows=%d known=%d delta_version=%s",
-        *(view.name, view.version, moved.source, len(entries), len(partitions), found.fresh.height),
-        *(rows.height - found.fresh.height, commit.version if commit else None),
-    )
-    return partitions
-
-
-def finish(view: ViewSpec, source: str, shards: Sequence[str], offline: OfflineStore, online: OnlineStore) -> int:
-    """Bring online what commits of these shards have put into Delta and whoever made them did not live to bring there.
-
-    Returns how many keys were changed.
-    """
-    if not view.online or offline.state(view) is None:
-        return 0
-    online.prepare(view)
-    entries = online.ledger(view).entries
-    behind: dict[str, int] = {}
-    least: list[int] = []
-    for shard, found in offline.streamed(view, source, shards).items():
-        name = journal_entry(stream_journal(source, shard))
-        entry, number = entries.get(name), found.commit
-        if number is not None and (entry is None or entry.publication < number or not entry.settled):
-            behind[name] = number
-            least.append(0 if entry is None else entry.publication)
-    if not behind:
-        return 0
-    late = offline.scan(view, features=[]).filter(pl.col(PUBLICATION) > min(least)).select(*view.join_keys, PUBLICATION)
-    rows = late.collect(engine="streaming")
-    keys = rows.unique(list(view.join_keys)) if view.join_keys else rows.head(1)
-    changed = 0 if keys.is_empty() else settle(view, key_frame(view, keys), offline, online)
-    version = offline.version(view)
-    for entry_name, number in behind.items():
-        if online.write(view, no_rows(view), AppliedPublication(number, version, {entry_name: 0})).superseded:
-            online.settle(view, number, [])
-    log.info("finished view=%s source=%s shards=%d changed=%d", view.name, source, len(behind), changed)
-    return changed

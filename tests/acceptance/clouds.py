@@ -23,6 +23,7 @@ from botocore.config import Config
 from filelock import FileLock
 
 from tests.acceptance.running import free_port
+from tests.aws_server import aws_server
 
 ROOT = Path(__file__).parents[2]
 MINISTACK, SEAWEEDFS, DYNALITE = "1.5.33", "4.48", "4.0.0"
@@ -33,7 +34,6 @@ REGION = "us-east-1"
 KEYS = {"AWS_ACCESS_KEY_ID": "S3RVER", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": REGION}
 
 _PLACE = ROOT / ".venv-aws"
-_MOTO = ROOT / "tests" / "online" / "dynamodb_server.py"
 _SECONDS_TO_INSTALL = 400
 _SECONDS_TO_START = 60
 
@@ -48,8 +48,8 @@ _DYNALITE = 'require("dynalite")({createTableMs: 0, deleteTableMs: 0}).listen(pr
 @contextlib.contextmanager
 def moto(_: Path) -> Iterator[str]:
     """The endpoint of S3 and DynamoDB."""
-    with _process([sys.executable, str(_MOTO)], stdout=subprocess.PIPE) as server:
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+    with aws_server() as endpoint:
+        yield endpoint
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import httpx
 from feature_assets.config import ServerSettings
 from feature_assets.server.dagster import Asset, Dagster, Started
 from tests.acceptance.clouds import KEYS, storage_options
-from tests.acceptance.running import command_line, free_port
+from tests.acceptance.running import free_port, ran
 
 ROOT = Path(__file__).parents[2]
 _SECONDS_TO_END = 400
@@ -120,15 +120,7 @@ class Host:
 
     async def run(self, *words: str) -> tuple[int, str]:
         """`feature-assets` there: its exit code and what it printed."""
-        process = await asyncio.create_subprocess_exec(
-            *command_line(*words),
-            cwd=self.folder,
-            env=self.environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        out, _ = await process.communicate()
-        return process.returncode or 0, out.decode()
+        return await ran(*words, folder=self.folder, environment=self.environment)
 
     async def done(self, *words: str) -> str:
         """The same, where it has to go well."""

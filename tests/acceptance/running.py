@@ -1,5 +1,6 @@
 """`feature-assets serve` as a person starts it, and what its processes take."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -55,6 +56,19 @@ def write_settings(settings: Settings) -> None:
     lines = [f"{name} = {json.dumps(value)}" for name, value in given.items()]
     lines += ["[server]", *(f"{name} = {json.dumps(value)}" for name, value in server.items())]
     (settings.root / FILE_NAME).write_text("\n".join([*lines, ""]))
+
+
+async def ran(*words: str, folder: Path, environment: Mapping[str, str]) -> tuple[int, str]:
+    """`feature-assets` in a folder: its exit code and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *command_line(*words),
+        cwd=folder,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await process.communicate()
+    return process.returncode or 0, out.decode()
 
 
 def command_line(*words: str) -> list[str]:

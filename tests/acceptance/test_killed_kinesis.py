@@ -23,6 +23,7 @@ from feature_assets.settlement import pending, verify
 from feature_assets.spec import Entity, Field, KinesisSource, Stream, TimePartitions, ViewSpec
 from feature_assets.streams.dead_letters import counted, dead_letter_store
 from feature_assets.types import Float64, Int64
+from tests.aws_server import aws_server
 
 RECORDS, POISON, KILLS = 6_000, 60, 10
 AT = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
@@ -41,12 +42,8 @@ TRIPS = ViewSpec(
 
 @pytest.fixture
 def endpoint() -> Iterator[str]:
-    server_file = Path(__file__).parents[1] / "online" / "dynamodb_server.py"
-    command = [sys.executable, str(server_file)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-        server.kill()
+    with aws_server() as found:
+        yield found
 
 
 def prepared(folder: Path, endpoint: str) -> Settings:

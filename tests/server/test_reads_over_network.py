@@ -1,8 +1,6 @@
 """One server process holds many lookups that wait for DynamoDB at once, and goes on with everything else meanwhile."""
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Barrier
@@ -14,9 +12,9 @@ from feature_assets.online import open_online_store
 from feature_assets.online.dynamodb import DynamoOnlineStore
 from feature_assets.online.dynamodb import calls as dynamodb_calls
 from feature_assets.registry import RegistryStore
+from tests.aws_server import aws_server
 from tests.server.conftest import HOUR, NOW, WEATHER, Platform, bearer, client_of, columns
 
-SERVER = Path(__file__).parents[1] / "online" / "dynamodb_server.py"
 WAITING = 24
 
 
@@ -24,11 +22,7 @@ WAITING = 24
 def on_dynamodb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    with subprocess.Popen(
-        [sys.executable, str(SERVER)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as server:
-        assert server.stdout is not None
-        endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
+    with aws_server() as endpoint:
         made = Platform.__new__(Platform)
         made.settings = Settings(
             root=tmp_path,
@@ -44,7 +38,6 @@ def on_dynamodb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pla
         made.publish()
         yield made
         made.store.close()
-        server.kill()
 
 
 async def test_lookups_wait_for_the_store_together(on_dynamodb: Platform, monkeypatch: pytest.MonkeyPatch) -> None:

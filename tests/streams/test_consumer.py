@@ -14,12 +14,13 @@ from feature_assets.config import Settings
 from feature_assets.errors import DeclarationError, RecordsLost, StoreUnavailable
 from feature_assets.offline import Moved, OfflineStore, Overtaken
 from feature_assets.online import open_online_store
+from feature_assets.publication import append
 from feature_assets.settlement import pending, reconcile, verify
 from feature_assets.spec import Entity, Expressions, Field, KafkaSource, Stream, TimePartitions, ViewSpec
 from feature_assets.streams.admission import Intake
 from feature_assets.streams.consumer import Consumer, Limits
 from feature_assets.streams.dead_letters import dead_letter_store, table_of
-from feature_assets.streams.sink import Sink, Stores, publish_records
+from feature_assets.streams.sink import Sink, Stores
 from feature_assets.types import Float64, Int64, String, Timestamp
 from tests.streams.shards import Member, Shards, shard
 
@@ -276,7 +277,7 @@ def test_what_was_left_between_the_stores_is_finished_by_reconcile_too(world: Wo
         pl.lit(2.5).alias("km"), pl.lit(f"{NOW:%Y-%m-%d}").alias("__partition"),
         pl.lit(None, pl.String).alias("__event"), pl.lit(0, pl.Int64).alias("__sequence"),
     )  # fmt: skip
-    publish_records(TRIPS, rows, moved, offline=world.offline, online=None)
+    append(TRIPS, rows, numbered=moved, offline=world.offline, online=None)
     assert pending(TRIPS, world.offline, world.online) == ("__push/stream/rides/rides/0",)
     reconcile(TRIPS, world.offline, world.online)
     assert world.is_right()
@@ -287,13 +288,13 @@ def test_an_append_that_begins_elsewhere_is_refused(world: World) -> None:
     rows = pl.DataFrame(schema={name: of.polars for name, of in nothing.items()} | {
         "__partition": pl.String, "__event": pl.String, "__sequence": pl.Int64})  # fmt: skip
     for before, after in ((None, 5), (5, 9)):
-        publish_records(
-            TRIPS, rows, Moved("s", {"x/0": before}, {"x/0": after}), offline=world.offline, online=world.online
-        )
+        moved = Moved("s", {"x/0": before}, {"x/0": after})
+        append(TRIPS, rows, numbered=moved, offline=world.offline, online=world.online)
     again = Moved("s", {"x/0": 5}, {"x/0": 9})
-    assert publish_records(TRIPS, rows, again, offline=world.offline, online=world.online) == []
+    assert append(TRIPS, rows, numbered=again, offline=world.offline, online=world.online).partitions == ()
+    moved = Moved("s", {"x/0": 5}, {"x/0": 8})
     with pytest.raises(Overtaken, match="is at 9 and not at 5"):
-        publish_records(TRIPS, rows, Moved("s", {"x/0": 5}, {"x/0": 8}), offline=world.offline, online=world.online)
+        append(TRIPS, rows, numbered=moved, offline=world.offline, online=world.online)
     assert world.offline.streamed(TRIPS, "s", ["x/0", "x/1"])["x/0"].position == 9
 
 
@@ -313,7 +314,7 @@ def test_positions_of_any_size_grow_and_shrink(world: World) -> None:
         7,
     ):
         moved = Moved("s", {"k/shardId-000000000000": before}, {"k/shardId-000000000000": at})
-        publish_records(TRIPS, rows, moved, offline=world.offline, online=None)
+        append(TRIPS, rows, numbered=moved, offline=world.offline, online=None)
         before = at
         found = world.offline.streamed(TRIPS, "s", ["k/shardId-000000000000"])
         assert found["k/shardId-000000000000"].position == at

@@ -1,8 +1,6 @@
 """A Kinesis stream reaches both stores exactly once: over HTTP (moto), and with the resharding that emulators lack."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +32,7 @@ from feature_assets.streams.log import Shard
 from feature_assets.streams.members import Members
 from feature_assets.streams.sink import Sink, Stores
 from feature_assets.types import Float64, Int64, String
+from tests.aws_server import aws_server
 from tests.streams import kinesis_stream
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -305,12 +304,8 @@ def test_a_stream_that_was_made_anew_is_noticed_and_read_from_its_start_when_tol
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server_file = Path(__file__).parents[1] / "online" / "dynamodb_server.py"
-    command = [sys.executable, str(server_file)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-        server.kill()
+    with aws_server() as found:
+        yield found
 
 
 CREDENTIALS = {"region_name": "us-east-1", "aws_access_key_id": "key", "aws_secret_access_key": "secret"}

@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-import orjson
 
+from feature_assets.json_text import DEEPEST, is_deep, why_unreadable
 from feature_assets.spec.formats import JsonFormat
 from feature_assets.streams.decoding.columns import MISSING, Columns, Decoded
 from feature_assets.streams.decoding.framing import TOMBSTONE, Unreadable, behind_id
-
-DEEPEST: Final = 32
-"""As over HTTP: values are walked by functions that call themselves."""
 
 _NOT_READ: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -54,7 +51,7 @@ class JsonDecoder:
 
     def _checked(self, value: bytes) -> Any:
         row = self._read(value)
-        if value.count(b"{") + value.count(b"[") > DEEPEST and _is_deep(row):
+        if value.count(b"{") + value.count(b"[") > DEEPEST and is_deep(msgspec.structs.astuple(row)):
             raise Unreadable(f"It has values that are nested more than {DEEPEST} deep. Send them flatter.")
         return row
 
@@ -68,7 +65,7 @@ class JsonDecoder:
         except msgspec.ValidationError as error:
             raise Unreadable(_no_row(error)) from None
         except _NOT_READ as error:
-            raise Unreadable(f"It is not JSON: {_why(value, error)}. Send one JSON object.") from None
+            raise Unreadable(f"It is not JSON: {why_unreadable(value, error)}. Send one JSON object.") from None
 
     def _transposed(self, rows: Sequence[Any]) -> Sequence[Sequence[Any]]:
         if not rows:
@@ -86,27 +83,3 @@ def _no_row(error: msgspec.ValidationError) -> str:
     if not path:
         return "It is JSON, but no object. Send an object with a member for each field."
     return f"'{path.strip('.`')}': {what}. Send a number that 64 bits can hold, or text."
-
-
-def _why(value: bytes, error: Exception) -> str:
-    try:
-        # It says where, and what about half a surrogate pair.
-        orjson.loads(value)
-    except orjson.JSONDecodeError as found:
-        return str(found)
-    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-
-
-def _is_deep(row: Any) -> bool:
-    """Whether a value of the row is nested deeper than DEEPEST."""
-    level: Sequence[Any] = msgspec.structs.astuple(row)
-    for _ in range(DEEPEST):
-        level = [
-            item
-            for value in level
-            if value.__class__ is list or value.__class__ is dict
-            for item in (value.values() if value.__class__ is dict else value)
-        ]
-        if not level:
-            return False
-    return True
