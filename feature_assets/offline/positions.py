@@ -3,14 +3,15 @@
 A journal numbers its rows, and its last number is the version of a transaction of the application. The records of a stream
 have positions: a commit names for every shard that it goes through the last one. A position may be longer than the 63 bits
 of a version; then its upper parts have transactions of their own. Beside them a transaction has the number of the commit,
-by which it shows whether the online store has got so far.
+by which it shows whether the online store has got so far. A stream that is removed and made again numbers its records anew:
+so another one has a number that tells the two apart, put there by the first commit that knows it.
 
 Delta neither orders versions nor refuses lesser ones. So a commit of records says after which position they begin, and is
 not made where the table is elsewhere: another consumer was first.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import polars as pl
@@ -56,12 +57,14 @@ class InJournal:
 @dataclass(frozen=True, slots=True)
 class Moved:
     """Rows are of records of a stream: by shard the position that they come after, None for the first of all, and the
-    last that is done with them. Both have the same shards; what lies between and is no row needs none.
+    last that is done with them. Both have the same shards; what lies between and is no row needs none. `origins` tells
+    shards from those of the same names in a stream that was made anew, as far as the stream tells.
     """
 
     source: str
     before: Mapping[str, int | None]
     after: Mapping[str, int]
+    origins: Mapping[str, int] = field(default_factory=dict)
     moves: ClassVar[bool] = True
 
     def late(self, table: DeltaTable, rows: pl.DataFrame) -> pl.DataFrame | None:
@@ -90,22 +93,26 @@ class Moved:
             while rest or place < max(known, 1):
                 said[_application(self.source, shard, place)] = rest & _LIMB
                 rest, place = rest >> _BITS, place + 1
+            origin = self.origins.get(shard)
+            if origin is not None and origin != _origin(table, self.source, shard):
+                said[_origin_application(self.source, shard)] = origin
         return said
 
 
 class Reached(NamedTuple):
     """How far a table has the records of a shard: the last position, and the number of the commit that brought it there;
-    None if none did.
+    None if none did. `origin` tells which stream of this name they are of; None where that one did not tell.
     """
 
     position: int | None = None
     commit: int | None = None
+    origin: int | None = None
 
 
 def reached(table: DeltaTable, source: str, shard: str) -> Reached:
     """How far the table has the records of a shard."""
     commit = table.transaction_version(journal_application(stream_journal(source, shard)))
-    return Reached(position(table, source, shard), commit)
+    return Reached(position(table, source, shard), commit, _origin(table, source, shard))
 
 
 def position(table: DeltaTable, source: str, shard: str) -> int | None:
@@ -120,6 +127,14 @@ def _limbs(table: DeltaTable, source: str, shard: str) -> list[int]:
     while (limb := table.transaction_version(_application(source, shard, len(limbs)))) is not None:
         limbs.append(limb)
     return limbs
+
+
+def _origin(table: DeltaTable, source: str, shard: str) -> int | None:
+    return table.transaction_version(_origin_application(source, shard))
+
+
+def _origin_application(source: str, shard: str) -> str:
+    return f"feature-assets/origin/{source}/{shard}"
 
 
 def _application(source: str, shard: str, place: int) -> str:

@@ -24,6 +24,14 @@ _LONGEST_POLL: Final = 0.5
 _LAG_EVERY: Final = 1.0
 
 
+def made_anew(source: str, shard: Shard) -> str:
+    """What a person is told of a stream that has another one's positions."""
+    return (
+        f"Shard {shard} of '{source}' was made anew since records of it were published, and numbers them from the start again. "
+        f"To read what it has now, run: feature-assets stream seek {source} --to earliest"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a batch has at most, and how long lies at least between two."""
@@ -183,8 +191,10 @@ class Consumer:
 
     def _begun(self, shards: Sequence[Shard]) -> Mapping[Shard, int | None]:
         """After which position to read each shard: where the tables are, if it still has what comes then."""
-        found = dict(self._sink.assigned(shards))
+        found = dict(self._sink.assigned(shards, {shard: self._log.origin(shard) for shard in shards}))
         for shard in shards:
+            if shard in self._sink.made_anew:
+                raise RecordsLost(made_anew(self._source, shard))
             bounds = self._log.bounds(shard)
             if bounds is None:
                 continue

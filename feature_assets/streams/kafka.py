@@ -3,6 +3,7 @@
 What is committed to the group is for whoever watches its lag. Where a partition is read from, the listener says.
 """
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -97,6 +98,8 @@ class KafkaLog:
         self._out_of_range: Shard | None = None
         self._paused = False
         self._average = 1024.0
+        self._given = given
+        self._origins: Mapping[str, int] | None = None
         self._consumer = _client(source, {**given, "group.id": group}, error_cb=self._told, on_commit=_committed)
         try:
             _topics(self._consumer, source)
@@ -224,6 +227,12 @@ class KafkaLog:
         """See `Log`."""
         return _bounds(self._consumer, self._source, shard)
 
+    def origin(self, shard: Shard) -> int | None:
+        """See `Log`: that of its topic."""
+        if self._origins is None:
+            self._origins = _origins(self._source, self._given)
+        return self._origins.get(shard.stream)
+
     def lag(self) -> dict[Shard, Lag]:
         """See `Log`."""
         found = {}
@@ -248,6 +257,7 @@ class KafkaLog:
 
     def _assigned(self, _: Any, partitions: Sequence[Any]) -> None:
         shards = _shards(partitions)
+        self._origins = None  # what was removed and made again is assigned again
         begun = self._listener.assigned(shards)
         new = {shard: begun[shard] for shard in shards if shard in begun}
         self._at |= new
@@ -328,8 +338,9 @@ def _topics(consumer: Any, source: KafkaSource) -> Mapping[str, Any]:
 
 def surveyed(
     source: KafkaSource, group: str, given: Mapping[str, str]
-) -> tuple[dict[Shard, Bounds | None], int | None]:
-    """The partitions of a source with what each has, and how many consumers share them, if the brokers say so.
+) -> tuple[dict[Shard, Bounds | None], int | None, dict[Shard, int]]:
+    """The partitions of a source with what each has; how many consumers share them, and the origins of partitions, as far as
+    the brokers say so.
 
     Raises: as `KafkaLog`.
     """
@@ -337,13 +348,47 @@ def surveyed(
     try:
         topics = _topics(consumer, source)
         shards = [Shard(topic, str(number)) for topic, told in topics.items() for number in sorted(told.partitions)]
-        return {shard: _bounds(consumer, source, shard) for shard in shards}, _members(group, given)
+        known = _origins(source, given)
+        origins = {shard: known[shard.stream] for shard in shards if shard.stream in known}
+        return {shard: _bounds(consumer, source, shard) for shard in shards}, _members(group, given), origins
     finally:
         consumer.close()
 
 
+def _origins(source: KafkaSource, given: Mapping[str, str]) -> dict[str, int]:
+    """By topic a number made of its id (KIP-516), which another topic of this name does not have; brokers before Kafka 2.8
+    have no ids.
+
+    Raises:
+        StoreUnavailable: no broker answers.
+    """
+    admin = _admin(given)
+    try:
+        cluster = admin.list_topics(timeout=_ASKED_SECONDS)
+        if cluster.controller_id not in cluster.brokers:
+            return {}  # who describes topics is nobody there, and librdkafka would wait for him
+        asked = admin.describe_topics(kafka.TopicCollection(list(source.topics)), request_timeout=_ASKED_SECONDS)
+        ids = {topic: told.result(_ASKED_SECONDS).topic_id for topic, told in asked.items()}
+    except kafka.KafkaException as error:
+        if error.args[0].code() == kafka.KafkaError._UNSUPPORTED_FEATURE:
+            return {}
+        raise StoreUnavailable(f"KafkaSource '{source.name}': {_words(error)}.") from error
+    both = {
+        topic: (one.get_most_significant_bits(), one.get_least_significant_bits()) for topic, one in ids.items() if one
+    }
+    return {topic: _digest(f"{high} {low}") for topic, (high, low) in both.items() if high or low}
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 2
+
+
+def _admin(given: Mapping[str, str]) -> Any:
+    return import_module("confluent_kafka.admin").AdminClient(dict(given), logger=log)
+
+
 def _members(group: str, given: Mapping[str, str]) -> int | None:
-    admin = import_module("confluent_kafka.admin").AdminClient(dict(given), logger=log)
+    admin = _admin(given)
     try:
         told = admin.describe_consumer_groups([group], request_timeout=_ASKED_SECONDS)[group].result(_ASKED_SECONDS)
     except kafka.KafkaException as error:

@@ -268,6 +268,10 @@ class KinesisLog:
         """See `Log`: Kinesis does not tell."""
         return None
 
+    def origin(self, shard: Shard) -> int | None:
+        """See `Log`: Kinesis refuses the positions of another stream's shard."""
+        return None
+
     def lag(self) -> dict[Shard, Lag]:
         """See `Log`."""
         known = {shard: one.behind for shard, one in self._readings.items() if one.behind is not None}

@@ -137,6 +137,12 @@ class Log(Protocol):
         """What the shard has now; None where the log does not tell. Its end may be told too low, its start not too high."""
         ...
 
+    def origin(self, shard: Shard) -> int | None:
+        """A number of 62 bits that tells the shard from one of the same name in a stream that was removed and made again;
+        None where the log does not tell, or tells it by itself. Asked as shards are assigned.
+        """
+        ...
+
     def lag(self) -> Mapping[Shard, Lag]:
         """How far this member is behind in each shard that it reads, as far as is known without asking."""
         ...

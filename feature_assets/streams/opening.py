@@ -1,6 +1,6 @@
 """From a declared source to the log that it names, by what the settings say of its connection."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -14,11 +14,12 @@ from feature_assets.streams.log import Bounds, Listener, Log, Shard
 
 class Survey(NamedTuple):
     """A log as somebody sees it who reads nothing: its shards, and how many consumers share them; None where the log does
-    not tell.
+    not tell. `origins` are those of the shards of which it does.
     """
 
     shards: dict[Shard, Bounds | None]
     consumers: int | None
+    origins: Mapping[Shard, int]
 
 
 def group_of(source: LogSource, chosen: Sequence[str], everything: Sequence[str]) -> str:
@@ -52,7 +53,7 @@ def survey(source: LogSource, group: str, settings: Settings) -> Survey:
     """
     if isinstance(source, KinesisSource):
         with closing(Calls(source, settings.stream.connections)) as calls:
-            return Survey({Shard(source.stream, one["ShardId"]): None for one in calls.shards()}, None)
+            return Survey({Shard(source.stream, one["ShardId"]): None for one in calls.shards()}, None, {})
     kafka.check_installed()
     properties = kafka.properties(source, settings.stream.connections)
     return Survey(*kafka.surveyed(source, group, properties))

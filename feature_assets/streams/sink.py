@@ -77,17 +77,28 @@ class Sink:
         self._channels: dict[str, ViewSpec | None] = {dead_letters.channel(self._source, None): None}
         self._channels |= {dead_letters.channel(self._source, view): view for view in intake.views}
         self._at: dict[str, dict[Shard, int | None]] = {name: {} for name in (*self._views, *self._channels)}
+        self._origins: dict[Shard, int] = {}
+        self.made_anew: set[Shard] = set()
         self.progress = progress or Progress()
 
-    def assigned(self, shards: Sequence[Shard]) -> dict[Shard, int | None]:
+    def assigned(
+        self, shards: Sequence[Shard], origins: Mapping[Shard, int | None] | None = None
+    ) -> dict[Shard, int | None]:
         """Look how far the tables are in these shards, and finish what a death has left between the stores.
 
-        Returns by shard how far all views are: None where one has nothing of it.
+        Args:
+            origins: of the shards, as the log tells them; they are kept with the positions.
+
+        Returns by shard how far all views are: None where one has nothing of it. `made_anew` has those of these shards of
+        which a view has the records of another stream of that name.
         """
         names = [str(shard) for shard in shards]
+        self._origins |= {shard: origin for shard, origin in (origins or {}).items() if origin is not None}
+        self.made_anew.difference_update(shards)
         for name, view in self._views.items():
             found = self._stores.offline.streamed(view, self._source, names)
             self._at[name] |= {shard: found[str(shard)].position for shard in shards}
+            self.made_anew |= {one for one in shards if is_another(found[str(one)].origin, self._origins.get(one))}
             if self._stores.online is not None:
                 finish_stream(view, self._source, names, self._stores.offline, self._stores.online)
         letters = dead_letters.table_of(self._source)
@@ -110,6 +121,7 @@ class Sink:
         for shard in shards:
             for at in self._at.values():
                 at.pop(shard, None)
+            self._origins.pop(shard, None)
 
     def place(self, shard: Shard, after: int) -> None:
         """Have every view that has nothing of a shard begin after this position.
@@ -238,9 +250,18 @@ class Sink:
 
     def _moved(self, name: str, after: Mapping[Shard, int]) -> Moved:
         before = {str(shard): self._at[name].get(shard) for shard in after}
+        origins = {str(shard): self._origins[shard] for shard in after if shard in self._origins}
         return Moved(
-            self._source if name in self._views else name, before, {str(shard): at for shard, at in after.items()}
+            self._source if name in self._views else name,
+            before,
+            {str(shard): at for shard, at in after.items()},
+            origins,
         )
+
+
+def is_another(found: int | None, told: int | None) -> bool:
+    """Whether a table has the records of another stream than the one that tells its origin."""
+    return found is not None and told is not None and found != told
 
 
 def _is_behind(found: int | None, position: int) -> bool:

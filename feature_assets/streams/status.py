@@ -12,11 +12,12 @@ from feature_assets.online.protocol import OnlineStore
 from feature_assets.registry import Registry
 from feature_assets.spec import LogSource, ViewSpec
 from feature_assets.streams.admission import Intake
+from feature_assets.streams.consumer import made_anew
 from feature_assets.streams.dead_letters import NO_VIEW, counted, dead_letter_store
 from feature_assets.streams.log import Bounds, Shard
 from feature_assets.streams.opening import Survey, group_of, survey
 from feature_assets.streams.running import Chosen, chosen
-from feature_assets.streams.sink import Sink, Stores
+from feature_assets.streams.sink import Sink, Stores, is_another
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class ShardStatus:
 @dataclass(frozen=True, slots=True)
 class ViewStatus:
     """One view. `watermark` is the latest event timestamp that was ever online (UTC), `dead_letters` are those of its own
-    and those that could not be read at all; `error` says why the log could not be asked.
+    and those that could not be read at all; `error` says why the log could not be asked, or that it is another one now.
     """
 
     source: str
@@ -90,7 +91,7 @@ def _seen(source: LogSource, group: str, settings: Settings) -> tuple[Survey, st
     try:
         return survey(source, group, settings), ""
     except StoreUnavailable as away:
-        return Survey({}, None), str(away)
+        return Survey({}, None, {}), str(away)
 
 
 def _of(
@@ -104,8 +105,13 @@ def _of(
 ) -> ViewStatus:
     source = one.source.name
     at = offline.streamed(view, source, [str(shard) for shard in seen.shards])
+    anew = [shard for shard, origin in seen.origins.items() if is_another(at[str(shard)].origin, origin)]
     shards = tuple(
-        ShardStatus(str(shard), at[str(shard)].position, *(bounds or Bounds(None, None)))  # type: ignore[arg-type]
+        ShardStatus(
+            str(shard),
+            at[str(shard)].position,
+            *(None, None) if shard in anew else (bounds or Bounds(None, None)),  # type: ignore[arg-type]
+        )
         for shard, bounds in seen.shards.items()
     )
     letters = [each for each in counted(dead_letter_store(settings), source) if each.view in (NO_VIEW, view.name)]
@@ -118,7 +124,7 @@ def _of(
         watermark=online.ledger(view).watermark if view.online and offline.state(view) is not None else None,
         dead_letters=sum(each.letters for each in letters),
         last_dead_letter=max((each.last for each in letters), default=None),
-        error=error,
+        error=error or (made_anew(source, anew[0]) if anew else ""),
     )
 
 
@@ -148,12 +154,13 @@ def seek(
     found = next((one for one in chosen(registry) if one.source == declared), None)
     if found is None:
         raise RequestError(f"'{source}' is no source of which consumers read records.")
-    shards = survey(found.source, found.group, settings).shards
+    seen = survey(found.source, found.group, settings)
+    shards = seen.shards
     chosen_shards = {shard: bounds for shard, bounds in shards.items() if only in (None, str(shard))}
     if not chosen_shards:
         raise RequestError(f"'{source}' has no shard '{only}'. It has: {', '.join(map(str, shards)) or 'none'}.")
     sink = Sink(Intake(found.source, found.views, settings), stores)
-    sink.assigned(list(chosen_shards))
+    sink.assigned(list(chosen_shards), seen.origins)
     after: dict[Shard, int] = {}
     for shard, bounds in chosen_shards.items():
         if bounds is None and to == "latest":

@@ -31,7 +31,8 @@ class Broker:
         admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(20)
 
     def remove(self, topic: str) -> None:
-        AdminClient(self.properties).delete_topics([topic])[topic].result(20)
+        admin = AdminClient(self.properties)
+        admin.delete_topics([topic])[topic].result(20)
 
     def write(self, topic: str, value: Any, *, partition: int = 0, **more: Any) -> None:
         data = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()

@@ -19,6 +19,7 @@ class Shards:
         self.records: dict[Shard, list[tuple[int, dict[str, Any]]]] = {shard(one): [] for one in range(count)}
         self.next = dict.fromkeys(self.records, first)
         self.first = dict.fromkeys(self.records, first)
+        self.origins: dict[Shard, int] = {}
         self.committed: dict[Shard, int] = {}
 
     def write(self, number: int, value: Any, *, key: bytes | None = None, time: int | None = None, **more: Any) -> int:
@@ -39,6 +40,8 @@ class Shards:
     def make_anew(self, number: int) -> None:
         """As who removes a topic and makes it again."""
         at = shard(number)
+        if at in self.origins:
+            self.origins[at] += 1
         self.first[at] = self.next[at] = 0
         self.records[at] = []
 
@@ -101,6 +104,9 @@ class Member:
 
     def bounds(self, shard: Shard) -> Bounds:
         return Bounds(self.shards.first[shard], self.shards.next[shard])
+
+    def origin(self, shard: Shard) -> int | None:
+        return self.shards.origins.get(shard)
 
     def lag(self) -> dict[Shard, Lag]:
         ends = self.shards.next

