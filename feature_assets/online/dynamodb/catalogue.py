@@ -13,16 +13,17 @@ stops where it cannot; once that is old enough, its writer writes no more.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
-from feature_assets.errors import PublicationConflict, StoreUnavailable, TableMissing
-from feature_assets.online.dynamodb.calls import Calls, InUse, Item, NotThere, NotYet, Refused
+from feature_assets.errors import PublicationConflict, TableMissing
+from feature_assets.online.dynamodb.calls import Calls, Item, NotThere, Refused
 from feature_assets.online.dynamodb.keys import KEY
+from feature_assets.online.dynamodb.tables import Tables
 from feature_assets.online.protocol import AppliedPublication, Ledger, LedgerEntry, column_types, refuse_other_types
 from feature_assets.spec import ViewSpec
 from feature_assets.types import moment
@@ -35,7 +36,6 @@ SECONDS_TO_EXPIRE: Final = 300.0
 _VIEWS = "__views"
 _PARTITION = "partition/"
 _WRITING = "writing/"
-_SECONDS_TO_MAKE = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,11 @@ class Stored:
 class Catalogue:
     """See the module. Safe to share between threads and processes."""
 
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+    def __init__(self, calls: Calls, tables: Tables) -> None:
+        self._calls, self._tables = calls, tables
         self._name = f"{calls.location.prefix}.catalogue"
 
-    # Tables
+    # View versions
 
     def find(self, view: ViewSpec) -> Stored | None:
         """What is known of the view version, or None where it has no table."""
@@ -105,9 +105,9 @@ class Catalogue:
                 )
 
     def _make(self, view: ViewSpec, declared: Mapping[str, str]) -> None:
-        self.make_table(self._name, ("view", "S"), ("part", "S"))
+        self._tables.make(self._name, ("view", "S"), ("part", "S"))
         table = self.table_name(view)
-        self.make_table(table, (KEY, "B"))
+        self._tables.make(table, (KEY, "B"))
         item = {
             **_view_key(view),
             "table": {"S": table},
@@ -124,62 +124,6 @@ class Catalogue:
         """The name of a table for the view version; a load has one of its own."""
         return f"{self._calls.location.prefix}.{view.name}.v{view.version}{'.' if load else ''}{load}"
 
-    def make_table(self, name: str, *key: tuple[str, str]) -> None:
-        """Make a table as the location asks, if there is none, and wait until it is there."""
-        location = self._calls.location
-        options: dict[str, Any] = {"BillingMode": "PAY_PER_REQUEST"}
-        if location.read_units is not None:
-            units = {"ReadCapacityUnits": location.read_units, "WriteCapacityUnits": location.write_units}
-            options = {"BillingMode": "PROVISIONED", "ProvisionedThroughput": units}
-        if location.key is not None:
-            options["SSESpecification"] = {"Enabled": True, "SSEType": "KMS", "KMSMasterKeyId": location.key}
-        if location.tags:
-            options["Tags"] = [{"Key": tag, "Value": value} for tag, value in location.tags.items()]
-        with suppress(InUse):
-            self._create(name, key, options)
-        self._until_ready(name, self._is_active)
-        if location.recovery:
-            self._until_ready(name, self._make_recoverable)
-
-    def _create(self, name: str, key: Sequence[tuple[str, str]], options: Mapping[str, Any]) -> None:
-        self._calls.call(
-            "create_table",
-            TableName=name,
-            KeySchema=[
-                {"AttributeName": attribute, "KeyType": kind}
-                for (attribute, _), kind in zip(key, ("HASH", "RANGE"), strict=False)
-            ],
-            AttributeDefinitions=[{"AttributeName": attribute, "AttributeType": of} for attribute, of in key],
-            **options,
-        )
-
-    def _is_active(self, name: str) -> bool:
-        with suppress(NotThere):
-            table = self._calls.call("describe_table", TableName=name)["Table"]
-            return table["TableStatus"] in ("ACTIVE", "UPDATING")
-        return False
-
-    def _make_recoverable(self, name: str) -> bool:
-        # DynamoDB refuses that for a while after it has made a table.
-        with suppress(NotYet):
-            self._calls.call(
-                "update_continuous_backups",
-                TableName=name,
-                PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
-            )
-            return True
-        return False
-
-    def _until_ready(self, name: str, ready: Callable[[str], bool]) -> None:
-        deadline = time.monotonic() + _SECONDS_TO_MAKE
-        while time.monotonic() < deadline:
-            if ready(name):
-                return
-            time.sleep(0.05 if self._calls.location.endpoint else 1.0)
-        raise StoreUnavailable(
-            f"{self._calls.described}: table {name} was not ready in {_SECONDS_TO_MAKE:.0f} s. Try again."
-        )
-
     def drop(self, view: ViewSpec) -> None:
         """Forget the view version and delete its table."""
         found = self.find(view)
@@ -188,12 +132,7 @@ class Catalogue:
         for item in list(self._items(view)):
             self._calls.call("delete_item", TableName=self._name, Key={name: item[name] for name in ("view", "part")})
         self._calls.call("delete_item", TableName=self._name, Key=_view_key(view))
-        self.delete_table(found.table)
-
-    def delete_table(self, name: str) -> None:
-        # A second attempt, whose first was carried out, finds it gone or going.
-        with suppress(NotThere, InUse):
-            self._calls.call("delete_table", TableName=name)
+        self._tables.delete(found.table)
 
     def views(self) -> list[tuple[str, int]]:
         """The view versions that have a table, sorted."""
@@ -215,7 +154,7 @@ class Catalogue:
                 found.append(
                     f"{len(dead)} writers of {view} died before they were done. Run: feature-assets reconcile {name}"
                 )
-        there = set(self._own_tables())
+        there = set(self._tables.own())
         for table in sorted(wanted - there):
             if there:
                 found.append(f"Table {table} of {self._calls.described} is gone. Run: feature-assets reconcile --force")
@@ -225,16 +164,6 @@ class Catalogue:
                 f"under way, delete it with: aws dynamodb delete-table --table-name {table}"
             )
         return found
-
-    def _own_tables(self) -> Iterator[str]:
-        start: dict[str, Any] = {}
-        prefix = f"{self._calls.location.prefix}."
-        while True:
-            answer = self._calls.call("list_tables", **start)
-            yield from (name for name in answer["TableNames"] if name.startswith(prefix))
-            if not answer.get("LastEvaluatedTableName"):
-                return
-            start = {"ExclusiveStartTableName": answer["LastEvaluatedTableName"]}
 
     # Writing
 

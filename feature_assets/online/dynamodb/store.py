@@ -13,10 +13,11 @@ import polars as pl
 from feature_assets.errors import PublicationConflict, StoreError, TableMissing
 from feature_assets.online.dynamodb.calls import KEYS_AT_ONCE, PUTS_AT_ONCE, Calls, Item, NotThere, Refused
 from feature_assets.online.dynamodb.catalogue import Catalogue, Stored, Writing
-from feature_assets.online.dynamodb.items import EXPIRES, TOKEN, Shape
+from feature_assets.online.dynamodb.items import TOKEN, Shape
 from feature_assets.online.dynamodb.keys import KEY
 from feature_assets.online.dynamodb.location import Location
 from feature_assets.online.dynamodb.reader import DynamoReader, Keys, read_together
+from feature_assets.online.dynamodb.tables import Tables
 from feature_assets.online.protocol import (
     Answer,
     AppliedPublication,
@@ -45,8 +46,9 @@ class DynamoOnlineStore:
 
     def __init__(self, location: Location) -> None:
         self._calls = Calls(location)
-        self._catalogue = Catalogue(self._calls)
-        self._tables: dict[tuple[str, int], str] = {}
+        self._tables = Tables(self._calls)
+        self._catalogue = Catalogue(self._calls, self._tables)
+        self._names: dict[tuple[str, int], str] = {}
         self._lock = Lock()
         self._writing: dict[tuple[str, int, int], list[Writing]] = {}
 
@@ -63,21 +65,8 @@ class DynamoOnlineStore:
         return self._calls.location.expire
 
     def _expire(self, view: ViewSpec, table: str) -> None:
-        """Have DynamoDB delete what has expired. It refuses to be told twice."""
-        if view.ttl is None or not self.forgets_expired:
-            return
-        try:
-            answer = self._calls.call("describe_time_to_live", TableName=table)
-            if answer.get("TimeToLiveDescription", {}).get("TimeToLiveStatus") in ("ENABLED", "ENABLING"):
-                return
-            self._calls.call(
-                "update_time_to_live",
-                TableName=table,
-                TimeToLiveSpecification={"Enabled": True, "AttributeName": EXPIRES},
-            )
-        except StoreError as error:
-            if "TimeToLive is already enabled" not in str(error):
-                raise
+        if view.ttl is not None and self.forgets_expired:
+            self._tables.expire(table)
 
     def reader(self, view: ViewSpec, features: Sequence[str]) -> DynamoReader:
         return DynamoReader(self._calls, view, features, self._table)
@@ -88,9 +77,9 @@ class DynamoOnlineStore:
 
     def _table(self, view: ViewSpec, *, fresh: bool = False) -> str:
         """The table of a view version, by memory unless it has to be `fresh`."""
-        known = self._tables.get((view.name, view.version))
+        known = self._names.get((view.name, view.version))
         if known is None or fresh:
-            known = self._tables[view.name, view.version] = self._catalogue.needed(view).table
+            known = self._names[view.name, view.version] = self._catalogue.needed(view).table
         return known
 
     def write(self, view: ViewSpec, rows: pl.DataFrame, publication: AppliedPublication | None) -> WriteCount:
@@ -119,21 +108,21 @@ class DynamoOnlineStore:
         stored = self._catalogue.begin(view)
         if any(name in declared and name not in stored.types for name in (field.name for field in view.features)):
             self._catalogue.prepare(view)
-        self._tables[view.name, view.version] = stored.table
+        self._names[view.name, view.version] = stored.table
         return stored
 
     def _load(self, view: ViewSpec, stored: Stored, items: Sequence[Item]) -> bool:
         """Fill a table of its own and serve from it, unless somebody else has begun to write; whether that went well."""
         table = self._catalogue.table_name(view, load=uuid4().hex[:12])
-        self._catalogue.make_table(table, (KEY, "B"))
+        self._tables.make(table, (KEY, "B"))
         self._expire(view, table)
         parts = [items[start : start + PUTS_AT_ONCE] for start in range(0, len(items), PUTS_AT_ONCE)]
         for _ in self._calls.together(lambda part: self._calls.put_all(table, part), parts):
             pass
         moved = self._catalogue.move(view, stored, table)
-        self._catalogue.delete_table(stored.table if moved else table)
+        self._tables.delete(stored.table if moved else table)
         if moved:
-            self._tables[view.name, view.version] = table
+            self._names[view.name, view.version] = table
             self._catalogue.raise_watermark(view, _latest_event(view, items))
         return moved
 
@@ -305,7 +294,7 @@ class DynamoOnlineStore:
         self._catalogue.forget(view, partitions)
 
     def drop(self, view: ViewSpec) -> None:
-        self._tables.pop((view.name, view.version), None)
+        self._names.pop((view.name, view.version), None)
         self._catalogue.drop(view)
 
     def tables(self) -> list[tuple[str, int]]:
