@@ -29,6 +29,7 @@ def compare(
     calls: int = 1,
     before: Callable[[], object] = lambda: None,
     same: Callable[[Any, Any], bool] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time each way in turn, `repeats` times over, and print fastest, median, slowest and the ratio to the limit.
 
@@ -41,6 +42,7 @@ def compare(
         calls: calls per sample, for what takes microseconds.
         before: called before each sample, outside the measured time.
         same: whether two answers are equal; by default frames are compared as frames and all else by `==`.
+        clock: what tells the seconds; `time.process_time` tells those that this process's threads computed.
 
     Raises:
         AssertionError: two ways gave different answers.
@@ -53,7 +55,7 @@ def compare(
         # Every other turn backwards, so that none always comes after the one that warms up the machine.
         for label in list(ways) if turn % 2 == 0 else list(ways)[::-1]:
             before()
-            samples[label].append(_timed(ways[label], calls))
+            samples[label].append(_timed(ways[label], calls, clock))
     timings = {label: Timing(min(taken), median(taken), max(taken)) for label, taken in samples.items()}
     _print(name, timings, limit, mark)
     return timings
@@ -64,11 +66,11 @@ def _answer(way: Callable[[], Any], before: Callable[[], object]) -> Any:
     return way()
 
 
-def _timed(way: Callable[[], Any], calls: int) -> float:
-    start = time.perf_counter()
+def _timed(way: Callable[[], Any], calls: int, clock: Callable[[], float]) -> float:
+    start = clock()
     for _ in range(calls):
         way()
-    return (time.perf_counter() - start) / calls
+    return (clock() - start) / calls
 
 
 def _same(one: Any, other: Any) -> bool:

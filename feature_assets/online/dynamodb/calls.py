@@ -16,6 +16,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
 from feature_assets.errors import ConfigurationError, StoreError, StoreFull, StoreUnavailable
+from feature_assets.online.dynamodb.answers import parse_reads
 from feature_assets.online.dynamodb.checksums import Checksums
 from feature_assets.online.dynamodb.keys import KEY, key_text
 from feature_assets.online.dynamodb.location import Location
@@ -211,6 +212,8 @@ class Calls:
             max_pool_connections=self.location.concurrency * 2,
             connect_timeout=patience.seconds,
             read_timeout=patience.seconds,
+            # A hundred keys take it longer to look at than to send; what lookups ask is made in one place.
+            parameter_validation=patience is not _OF_LOOKUPS,
             user_agent_extra="feature-assets",
         )
         try:
@@ -222,6 +225,7 @@ class Calls:
                 f"{self.described}: {error} Name the region in the URL of the store, or in AWS_REGION."
             ) from error
         Checksums(client)
+        parse_reads(client)
         return client
 
     def _translated(self, operation: str, error: ClientError) -> Exception:
