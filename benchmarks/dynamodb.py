@@ -6,18 +6,23 @@
 Guarded writes: as many conditional puts in parallel, of items made beforehand. Lookups: GetItem or BatchGetItem for the
 same keys of one table or of three, and the numbers read from the answer. A stand-in for DynamoDB answers more slowly than
 our code and boto3 work, so that ratios near 1 say: nothing is sent twice or one after the other. The rates are the
-stand-in's.
+stand-in's; what this process computes meanwhile is told apart.
+
+Held lookups: so many coroutines of one process at once, each answered after 50 ms by `benchmarks.replay`.
 """
 
+import asyncio
 import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -29,16 +34,19 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from benchmarks.timing import compare
+from feature_assets import FeatureStore
+from feature_assets.config import Settings
 from feature_assets.lookup import OnlineLookup
 from feature_assets.online import open_online_store
 from feature_assets.online.dynamodb.items import KEY, TOKEN, Shape
 from feature_assets.online.protocol import OnlineStore
 from feature_assets.references import resolve
-from feature_assets.registry import Registry
+from feature_assets.registry import Registry, RegistryStore
 from feature_assets.spec import PUBLICATION, Entity, Field, ViewSpec
 from feature_assets.types import Float64, String, Timestamp
 
 ENTITIES, VIEWS, FEATURES, WRITES, PARALLEL = 2_000, 3, 10, 200, 32
+HELD, TIMES, SECONDS_AWAY = 64, 10, 0.05
 SERVER = Path(__file__).parents[1] / "tests" / "online" / "dynamodb_server.py"
 START = datetime(2024, 3, 1, tzinfo=UTC)
 
@@ -79,10 +87,10 @@ def rows(of: ViewSpec, entities: int, turn: int = 0) -> pl.DataFrame:
 class ByHand:
     """boto3 and a pool of threads."""
 
-    def __init__(self, place: str, prefix: str) -> None:
-        config = Config(max_pool_connections=PARALLEL)
+    def __init__(self, place: str, prefix: str, parallel: int = PARALLEL) -> None:
+        config = Config(max_pool_connections=parallel)
         self.client = boto3.client("dynamodb", region_name="us-east-1", endpoint_url=place, config=config)
-        self.pool = ThreadPoolExecutor(PARALLEL)
+        self.pool = ThreadPoolExecutor(parallel)
         self.tables = [f"{prefix}.view_{number}.v1" for number in range(VIEWS)]
 
     def put(self, items: Sequence[Any]) -> int:
@@ -158,6 +166,49 @@ def read(store: OnlineStore, hand: ByHand, keys: int, views: int) -> None:
     compare(f"{name}, what this process computes", ways, 5, mark=1.5, calls=20, clock=time.process_time)
 
 
+@contextmanager
+def far_away(place: str) -> Iterator[str]:
+    command = [sys.executable, "-m", "benchmarks.replay", place, str(SECONDS_AWAY)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        server.kill()
+
+
+def hold(place: str, prefix: str) -> None:
+    """Many lookups at once by one process, each of one key."""
+    hand = ByHand(place, prefix, HELD)
+    encode = Shape(view(0)).key
+    names = [f"driver-{number}" for number in range(HELD)]
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(
+            root=Path(folder), registry="registry", online=f"dynamodb:{prefix}?region=us-east-1&endpoint={place}"
+        )
+        RegistryStore(f"{folder}/registry").publish(
+            Registry.of([view(number) for number in range(VIEWS)]), location="benchmark", by="benchmark"
+        )
+
+        async def ours(store: FeatureStore, name: str) -> list[Any]:
+            found = [await store.get_online_features_async(["view_0:*"], {"driver": [name]}) for _ in range(TIMES)]
+            return [list(column) for column in found[-1].values[1:]]
+
+        async def limit(name: str) -> list[Any]:
+            loop, key = asyncio.get_running_loop(), [encode((name,)) or b""]
+            return [await loop.run_in_executor(hand.pool, hand.get, key, 1) for _ in range(TIMES)][-1]
+
+        async def all_of(ask: Callable[[str], Coroutine[Any, Any, list[Any]]]) -> list[list[Any]]:
+            return await asyncio.gather(*map(ask, names))
+
+        with FeatureStore(settings) as store:
+            ways = {
+                "ours": lambda: asyncio.run(all_of(partial(ours, store))),
+                "limit": lambda: asyncio.run(all_of(limit)),
+            }
+            title = f"{HELD * TIMES} lookups of 1 key by {HELD} coroutines, {SECONDS_AWAY * 1e3:.0f} ms away"
+            taken = compare(title, ways, 9, mark=1.5)
+    print("  a second: " + ", ".join(f"{way} {HELD * TIMES / timing.median:.0f}" for way, timing in taken.items()))
+
+
 def main() -> None:
     os.environ.setdefault("AWS_ACCESS_KEY_ID", "key")
     os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "secret")
@@ -173,6 +224,8 @@ def main() -> None:
             for views in (1, VIEWS):
                 read(store, hand, keys, views)
         store.close()
+        with far_away(place) as slow:
+            hold(slow, prefix)
 
 
 if __name__ == "__main__":

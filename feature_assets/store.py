@@ -7,8 +7,10 @@ registry snapshot and kept.
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -18,7 +20,7 @@ from feature_assets.access import PUSH, READ, Access, Principal
 from feature_assets.errors import Forbidden, Unauthenticated
 from feature_assets.lookup import EntityRows, OnlineLookup, OnlineResponse
 from feature_assets.online import open_online_store
-from feature_assets.online.protocol import OnlineStore
+from feature_assets.online.protocol import OnlineStore, ReadsOverNetwork
 from feature_assets.references import Features, Question, asked_for, question
 from feature_assets.registry import Published, Registry, RegistryStore
 from feature_assets.spec import ViewProjection
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from feature_assets.training import Differences, TrainingSet, TrainingSets
 
 _ONLINE_WITHIN = 30.0
+_LOOKUPS_IN_PLACE = 4
 
 PLANS_KEPT = 256
 """Questions of which a store keeps the compiled plan; the one that was not asked for longest goes first."""
@@ -75,6 +78,7 @@ class FeatureStore:
         self._opening = Lock()
         self._snapshot: _Snapshot | None = None
         self._online: OnlineStore | None = None
+        self._threads: ThreadPoolExecutor | None = None
         self._pushes: Pushes | None = None
         self._registry = RegistryStore(settings.place(settings.registry), settings.storage())
 
@@ -282,10 +286,21 @@ class FeatureStore:
     async def get_online_features_async(
         self, features: Features, entity_rows: EntityRows = None, *, full_feature_names: bool = False
     ) -> OnlineResponse:
-        """`get_online_features` beside other coroutines; it runs in a thread."""
-        return await asyncio.to_thread(
-            self.get_online_features, features, entity_rows, full_feature_names=full_feature_names
-        )
+        """`get_online_features` beside other coroutines; it runs in a thread.
+
+        Over a network as many wait for the store at once as it allows (`lookups` in the URL of DynamoDB), and more take
+        their turn. Of one that is cancelled before its turn nothing is read; a read that was begun ends for nobody.
+        """
+        read = partial(self.get_online_features, features, entity_rows, full_feature_names=full_feature_names)
+        threads = self._threads or await asyncio.to_thread(self._started_threads)
+        return await asyncio.get_running_loop().run_in_executor(threads, copy_context().run, read)
+
+    def _started_threads(self) -> ThreadPoolExecutor:
+        online = self.online
+        count = online.lookups_at_once if isinstance(online, ReadsOverNetwork) else _LOOKUPS_IN_PLACE
+        with self._opening:
+            self._threads = self._threads or ThreadPoolExecutor(count, thread_name_prefix="lookup")
+        return self._threads
 
     def get_served_features(
         self,
@@ -476,6 +491,8 @@ class FeatureStore:
         """Let go of files and connections; what was pushed is published first."""
         if self._pushes is not None:
             self._pushes.close()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
         if self._online is not None:
             self._online.close()
 

@@ -135,6 +135,16 @@ class ReadsTogether(Protocol):
 
 
 @runtime_checkable
+class ReadsOverNetwork(Protocol):
+    """A store whose reads wait for a network most of the time."""
+
+    @property
+    def lookups_at_once(self) -> int:
+        """How many of them one process may have waiting; those that are more take their turn."""
+        ...
+
+
+@runtime_checkable
 class Metered(Protocol):
     """A store whose every call has a price."""
 

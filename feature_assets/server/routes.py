@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope
 
 from feature_assets.access import READ, Decision, in_general
 from feature_assets.config import ServerSettings
+from feature_assets.online.protocol import ReadsOverNetwork
 from feature_assets.server import metrics
 from feature_assets.server.bearer import Bearer
 from feature_assets.server.feature_log import FeatureLog
@@ -28,7 +29,7 @@ _CELLS_IN_PLACE: Final = 4_096
 
 _READERS: Final = 4
 _READERS_OVER_NETWORK: Final = 32
-"""They wait most of the time; so many requests of one process may wait for the store at once."""
+"""They wait most of the time; so many requests of one process may wait at once for a store that does not say how many."""
 
 _POOL: Final = "online-read"
 
@@ -50,6 +51,8 @@ class OnlineFeatures:
         self._serving, self._bearer = serving, bearer
         self._max_bytes, self._max_keys = limits.max_body_bytes, limits.max_keys
         self._readers = _READERS if serving.is_local else _READERS_OVER_NETWORK
+        if isinstance(serving.store, ReadsOverNetwork):
+            self._readers = serving.store.lookups_at_once
         self._threads, self._in_threads = ThreadPoolExecutor(self._readers, thread_name_prefix=_POOL), 0
         meters.watch(self._watched)
 

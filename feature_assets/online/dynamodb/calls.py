@@ -207,13 +207,15 @@ class Calls:
         return self._made[patience]
 
     def _new_client(self, patience: Patience) -> Any:
+        of_lookups = patience is _OF_LOOKUPS
         config = Config(
             retries={"mode": "adaptive", "total_max_attempts": patience.attempts},
-            max_pool_connections=self.location.concurrency * 2,
+            # One for each thread that may call: a connection over that is closed after its call, and made anew each time.
+            max_pool_connections=self.location.concurrency + (self.location.lookups if of_lookups else 0),
             connect_timeout=patience.seconds,
             read_timeout=patience.seconds,
             # A hundred keys take it longer to look at than to send; what lookups ask is made in one place.
-            parameter_validation=patience is not _OF_LOOKUPS,
+            parameter_validation=not of_lookups,
             user_agent_extra="feature-assets",
         )
         try:

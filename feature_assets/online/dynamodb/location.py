@@ -20,7 +20,8 @@ class Location:
     credentials. `consistent` reads see every write that was answered, and cost twice as much. With `expire` DynamoDB
     deletes what is past its view's ttl by two days. With `read_units` and `write_units` capacity is provisioned, else it
     is on demand. `recovery` asks for point-in-time recovery, `key` for encryption with that KMS key, `tags` are put on
-    every table (`tags=team:risk,stage:prod`). `concurrency` bounds the calls that one process has under way.
+    every table (`tags=team:risk,stage:prod`). `concurrency` bounds the calls that one process has under way for one
+    publication, or for one lookup of more than a hundred keys; `lookups` the lookups that wait at once.
     """
 
     prefix: str
@@ -34,6 +35,7 @@ class Location:
     key: str | None = None
     tags: Mapping[str, str]
     concurrency: int = 32
+    lookups: int = 128
 
     @classmethod
     def of(cls, url: str) -> "Location":
@@ -64,7 +66,7 @@ def _read(url: str, name: str, text: str) -> Any:
         if text not in ("true", "false"):
             raise ConfigurationError(f"'{url}': {name} is true or false, and not '{text}'.")
         return text == "true"
-    if name in ("read_units", "write_units", "concurrency"):
+    if name in ("read_units", "write_units", "concurrency", "lookups"):
         if not text.isdecimal() or not 0 < int(text) <= 40_000:
             raise ConfigurationError(f"'{url}': {name} is a number from 1 to 40000, and not '{text}'.")
         return int(text)

@@ -68,6 +68,11 @@ class DynamoOnlineStore:
         if view.ttl is not None and self.forgets_expired:
             self._tables.expire(table)
 
+    @property
+    def lookups_at_once(self) -> int:
+        """See `ReadsOverNetwork` in the protocol."""
+        return self._calls.location.lookups
+
     def reader(self, view: ViewSpec, features: Sequence[str]) -> DynamoReader:
         return DynamoReader(self._calls, view, features, self._table)
 
