@@ -36,6 +36,7 @@ class Holding(Wire):
         with self._changed:
             if not answer:
                 self.asked += ASKED in piece
+                self._changed.notify_all()
             elif self.count:
                 self._waiting.add(get_ident())
                 self._changed.notify_all()
@@ -48,6 +49,10 @@ class Holding(Wire):
             self.count, self.asked = count, 0
             self._waiting.clear()
             self._changed.notify_all()
+
+    def until_asked(self, count: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.asked >= count, timeout=60)
 
     @property
     def held(self) -> int:
@@ -144,8 +149,7 @@ async def test_who_waits_for_its_turn_no_longer_is_not_read_for(tmp_path: Path, 
         assert await ask() == VALUES
         wire.hold(1_000)
         first, second = asyncio.create_task(ask()), asyncio.create_task(ask())
-        while wire.asked < 2:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(wire.until_asked, 2)
         ended = await asyncio.gather(*(in_time() for _ in range(4)), return_exceptions=True)
         assert [type(one) for one in ended] == [TimeoutError] * 4, "whoever waits decides how long"
         second.cancel()
