@@ -4,12 +4,12 @@ Nothing is written here. Types are compared before anything is cast: the librari
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -62,6 +62,13 @@ class _Rule:
     mend: str
 
 
+class _Words(NamedTuple):
+    """What messages say: where rows can be mended, and outside of what no time may lie, by default of the partitions."""
+
+    maker: str
+    outside: str
+
+
 @contextmanager
 def conformed(
     view: ViewSpec,
@@ -71,6 +78,7 @@ def conformed(
     now: datetime,
     along: Sequence[str] = (),
     maker: str = "",
+    outside: str = "",
 ) -> Iterator[Conformed]:
     """The rows of a materialisation, checked against the declaration.
 
@@ -82,6 +90,7 @@ def conformed(
         now: the present (UTC); no event timestamp may be later than this by more than `view.max_future`.
         along: columns that come along as they are; rows that differ in them are not duplicates.
         maker: where the rows can be mended, in words; by default the view's function.
+        outside: outside of what no event timestamp may lie, in words; by default of these partitions.
 
     Raises:
         ContractBroken: naming column, count, first rows and the mend. Nothing has been written.
@@ -101,7 +110,7 @@ def conformed(
     wanted = returned.select(name for name in names if name in used)
     dropped = tuple(name for name in names if name not in used)
     with _readable_again(wanted, computed=not isinstance(frame, pl.LazyFrame)) as rows:
-        yield _conform(view, rows, slices, now, dropped, along, maker)
+        yield _conform(view, rows, slices, now, dropped, along, _Words(maker, outside))
 
 
 def _as_lazy(view: ViewSpec, frame: Any) -> pl.LazyFrame:
@@ -137,17 +146,17 @@ def _conform(
     now: datetime,
     dropped: tuple[str, ...],
     along: Sequence[str],
-    maker: str,
+    words: "_Words",
 ) -> Conformed:
     schema = rows.collect_schema()
     dimensions = {name for one in slices for name in one.dimensions}
     place = _place(view, slices)
-    casts, rules = _casts(view, place, schema, maker)
+    casts, rules = _casts(view, place, schema, words.maker)
     # What was returned stands beside what it becomes, so that one pass can compare the two.
     carried = [pl.col(_RAW + one).alias(one) for one in along]
     both = rows.select(pl.all().name.prefix(_RAW)).with_columns([*casts, *carried])
     both = _with_partition(view, both, slices, dimensions & set(schema))
-    rules += _row_rules(view, slices, now, sorted(dimensions & set(schema)), maker)
+    rules += _row_rules(view, slices, now, sorted(dimensions & set(schema)), words)
     summary = _summarise(view, both, rules)
     for position, rule in enumerate(rules):
         if count := summary[f"rule{position}"]:
@@ -180,8 +189,9 @@ def _casts(view: ViewSpec, place: str, schema: pl.Schema, maker: str) -> tuple[l
 
 
 def _row_rules(
-    view: ViewSpec, slices: Sequence[PartitionSlice], now: datetime, dimensions: Sequence[str], maker: str
+    view: ViewSpec, slices: Sequence[PartitionSlice], now: datetime, dimensions: Sequence[str], words: "_Words"
 ) -> list[_Rule]:
+    maker = words.maker
     event = pl.col(view.event_timestamp)
     rules = [
         _Rule(key, pl.col(key).is_null(), "is null", f"Drop those rows {maker}, or give them a key.")
@@ -203,7 +213,7 @@ def _row_rules(
         _Rule(
             view.event_timestamp,
             pl.col(PARTITION).is_null() & event.is_not_null(),
-            f"lies outside {_extent(slices)}{_other_keys(slices, dimensions)}",
+            f"lies outside {words.outside or _extent(slices) + _other_keys(slices, dimensions)}",
             f"Leave such rows out {maker}.",
         )
     )
@@ -291,16 +301,42 @@ def _summarise(view: ViewSpec, rows: pl.LazyFrame, rules: Sequence[_Rule]) -> di
 
 def _message(view: ViewSpec, place: str, rule: _Rule, rows: pl.LazyFrame, count: int, total: int) -> str:
     offending = rows.with_row_index("__row").filter(rule.broken).head(3).collect(engine="streaming")
-    shown = []
-    for row in _in_python(offending).iter_rows(named=True):
-        keys = [f"{key}={row[_RAW + key]!r}" for key in view.join_keys]
-        returned = row[_RAW + rule.column]
-        shows = returned is not None and rule.column not in view.join_keys and rule.column not in view.personal
-        value = [f"{rule.column}={_short(returned)}"] if shows else []
-        shown.append(", ".join((*keys, *value, f"row {row['__row']}")))
-    return (
-        f"{place}: '{rule.column}' {rule.found} in {count:,} of {total:,} rows (first: {'; '.join(shown)}). {rule.mend}"
-    )
+    shown = [_shown(view, rule, row, row["__row"]) for row in _in_python(offending).iter_rows(named=True)]
+    return _broken(place, rule, count, total, "; ".join(shown))
+
+
+def _broken(place: str, rule: _Rule, count: int, total: int, shown: str) -> str:
+    return f"{place}: '{rule.column}' {rule.found} in {count:,} of {total:,} rows (first: {shown}). {rule.mend}"
+
+
+def _shown(view: ViewSpec, rule: _Rule, row: Mapping[str, Any], number: int) -> str:
+    keys = [f"{key}={row[_RAW + key]!r}" for key in view.join_keys]
+    returned = row[_RAW + rule.column]
+    shows = returned is not None and rule.column not in view.join_keys and rule.column not in view.personal
+    value = [f"{rule.column}={_short(returned)}"] if shows else []
+    return ", ".join((*keys, *value, f"row {number}"))
+
+
+def breaches(
+    view: ViewSpec, frame: pl.DataFrame, slices: Sequence[PartitionSlice], *, now: datetime, maker: str, outside: str
+) -> list[str | None]:
+    """What `conformed` would say of each row if it came alone, None where that is nothing: found for all at once.
+
+    Args: as of `conformed`; the frame has the view's columns, of types that can be cast, and the partitions are such as
+        time alone tells apart.
+    """
+    casts, rules = _casts(view, view.name, frame.schema, maker)
+    both = frame.lazy().select(pl.col(view.columns).name.prefix(_RAW)).with_columns(casts)
+    both = _with_partition(view, both, slices, set())
+    rules += _row_rules(view, slices, now, (), _Words(maker, outside))
+    first = pl.coalesce(pl.when(rule.broken).then(number) for number, rule in enumerate(rules))
+    found = both.with_columns(first.alias("__rule")).with_row_index("__row").drop_nulls("__rule").collect()
+    told: list[str | None] = [None] * frame.height
+    for row in _in_python(found).iter_rows(named=True):
+        partition, rule = row[PARTITION], rules[row["__rule"]]
+        place = view.name if partition in (None, UNPARTITIONED) else f"{view.name}, partition {partition}"
+        told[row["__row"]] = _broken(place, rule, 1, 1, _shown(view, rule, row, 0))
+    return told
 
 
 def _in_python(rows: pl.DataFrame) -> pl.DataFrame:

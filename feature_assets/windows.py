@@ -7,7 +7,7 @@ rows: a server starts without.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise, product
 
 import polars as pl
@@ -47,6 +47,22 @@ def slices_of(view: ViewSpec, rows: pl.DataFrame) -> list[PartitionSlice]:
     dimensions = rows.select(pl.col(list(others)).cast(pl.String)).unique().drop_nulls().sort(pl.all())
     kept = [each for each in dimensions.iter_rows(named=True) if _are_known(view, each)]
     return [_with_dimensions(window, each, times[0][0] if times else None) for window, each in product(windows, kept)]
+
+
+def extent_of(view: ViewSpec) -> str:
+    """Where the partitions of a view are, in words."""
+    said = []
+    for name, each in view.partitions.items():
+        if isinstance(each, TimePartitions):
+            begin, *end = [_utc(text) for text in (each.start, each.end) if text is not None]
+            said.append(f"from {begin} to {end[0]} UTC" if end else f"from {begin} UTC on")
+        elif keys := getattr(each, "keys", ()):
+            said.append(f"'{name}' {', '.join(map(repr, keys[:5]))}{', …' if len(keys) > 5 else ''}")
+    return f"the partitions of the view ({'; '.join(said)})" if said else "the partitions of the view"
+
+
+def _utc(text: str) -> str:
+    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _are_known(view: ViewSpec, keys: Mapping[str, str]) -> bool:

@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 
 from feature_assets.access import Decision
-from feature_assets.conform import PartitionSlice, conformed
+from feature_assets.conform import PartitionSlice, breaches, conformed
 from feature_assets.errors import FeatureAssetsError, RequestError, WrongType
 from feature_assets.intake import compiled, fields_of, is_row_wise, optional_fields
 from feature_assets.lookup.entities import ColumnCheck, as_columns, as_list
@@ -25,7 +25,7 @@ from feature_assets.publication import admitted_checks
 from feature_assets.push.plain import PlainRows
 from feature_assets.registry import Registry
 from feature_assets.spec import EVENT_ID, PARTITION, PushSource, StreamSource, ViewSpec, canonical_json
-from feature_assets.windows import slices_of
+from feature_assets.windows import extent_of, slices_of
 
 PUSH: Final = "__push"
 """The column with the place of a row's push among those that are looked at together."""
@@ -311,6 +311,7 @@ class Recipient:
         self.view, self.declaration, self.source = view, canonical_json(view), source.name
         transformed = view.stream is not None and view.stream.transform is not None
         self._maker = f"{f'in the transform of {view.name}, or ' if transformed else ''}before pushing to {place}"
+        self._outside = extent_of(view)
         self.row_wise = is_row_wise(view)
         self._transform = compiled(view, modules)
         self._plain = PlainRows(view)
@@ -343,9 +344,18 @@ class Recipient:
 
     def _by_contract(self, made: pl.DataFrame, now: datetime) -> pl.DataFrame:
         view = self.view
-        with conformed(view, made, _slices(view, made), now=now, along=_ALONG, maker=self._maker) as rows:
+        with conformed(
+            view, made, _slices(view, made), now=now, along=_ALONG, maker=self._maker, outside=self._outside
+        ) as rows:
             admitted_checks(view, rows, now, maker=self._maker)
             return rows.rows.select(*view.columns, PARTITION, *_ALONG).collect()
+
+    def breaches(self, frame: pl.DataFrame, now: datetime) -> list[str | None]:
+        """What `rows` would say of each of these rows if it came alone, as far as the view's contract goes; for views that
+        look at each row by itself, of rows that can be cast.
+        """
+        made = self._transform(frame)
+        return breaches(self.view, made, _slices(self.view, made), now=now, maker=self._maker, outside=self._outside)
 
     def _with_ids(self, made: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
         """What a function has made of the rows of one push, with the ids of the events and the place of the push."""
@@ -409,4 +419,4 @@ def _slices(view: ViewSpec, rows: pl.DataFrame) -> list[PartitionSlice]:
     column = event.dt.cast_time_unit("us")
     utc = column.dt.convert_time_zone("UTC") if event.dtype.time_zone else column.dt.replace_time_zone("UTC")
     found = slices_of(view, rows.with_columns(utc.alias(view.event_timestamp)))
-    return found or [PartitionSlice("none", datetime(1, 1, 1, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC))]
+    return found or [PartitionSlice(start=datetime(1, 1, 1, tzinfo=UTC), end=datetime(1, 1, 1, tzinfo=UTC))]

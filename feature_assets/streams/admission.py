@@ -1,8 +1,8 @@
 """From the records of a batch to the rows of the views that take them, or to what is wrong with each.
 
 Rows are conformed and checked as pushed ones are, each record like a push of its own. Where something is wrong with some
-of many, those are told from the others by column operations and looked at one by one; where rows do not tell, halves are
-tried, down to the records that it is wrong with.
+of many, those are told from the others by column operations, and so is what each of them is told; where rows do not tell,
+halves are tried, down to the records that it is wrong with.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any, Final
 import polars as pl
 
 from feature_assets.config import Settings
-from feature_assets.errors import DeclarationError, FeatureAssetsError, WrongType
+from feature_assets.errors import ChecksFailed, DeclarationError, FeatureAssetsError, WrongType
 from feature_assets.intake import fields_of, optional_fields
 from feature_assets.push.admission import PUSH, Recipient
 from feature_assets.spec import EVENT_ID, SEQUENCE, KafkaSource, LogSource, ViewSpec
@@ -25,8 +25,7 @@ from feature_assets.types import Bytes, FeatureType, Timestamp
 
 _WRITTEN: Final = "__written"
 _KIND: Final = "__kind"
-_TOLD_EACH: Final = 50
-"""Of records of one batch that the same is wrong with, so many are looked at one by one."""
+_LONGEST: Final = 2_000
 _ANY: Final = (Exception, pl.exceptions.PanicException)
 """Whatever one record does to us is told of that record, and stops nobody."""
 
@@ -177,6 +176,11 @@ class Intake:
                 part = alike.drop(_KIND)
                 yield from self._alike(recipient, part, now) if kind else self._admitted(recipient, part, now)
             return
+        yield from self._halves(recipient, fields, now)
+
+    def _halves(
+        self, recipient: "_RecordsOf", fields: pl.DataFrame, now: datetime
+    ) -> Iterator[pl.DataFrame | DeadLetter]:
         half = fields.height // 2
         for part in (fields.head(half), fields.tail(fields.height - half)):
             yield from self._admitted(recipient, part, now)
@@ -184,22 +188,17 @@ class Intake:
     def _alike(
         self, recipient: "_RecordsOf", fields: pl.DataFrame, now: datetime
     ) -> Iterator[pl.DataFrame | DeadLetter]:
-        """The same of records with all of which the same may be wrong: what it is, the first tells for many."""
+        """The same of records with all of which the same may be wrong."""
         found = recipient.by_contract(fields, now)
         if found is not None:
             yield found  # a check that warns
-            return
-        *first, last = fields.head(_TOLD_EACH).iter_slices(1)
-        for part in first:
-            yield from self._admitted(recipient, part, now)
-        for told in self._admitted(recipient, last, now):
-            yield told
-            if isinstance(told, DeadLetter):
-                rest = fields[PUSH].slice(_TOLD_EACH).to_list()
-                yield from (DeadLetter(place, f"As others of its batch. {told.reason}", told.view) for place in rest)
-            else:
-                for part in fields.slice(_TOLD_EACH).iter_slices(1):
-                    yield from self._admitted(recipient, part, now)
+        elif fields.height == 1 or (reasons := recipient.reasons(fields, now)) is None:
+            yield from (
+                self._halves(recipient, fields, now) if fields.height > 1 else self._admitted(recipient, fields, now)
+            )
+        else:
+            of = recipient.view.name
+            yield from (DeadLetter(at, reason, of) for at, reason in zip(fields[PUSH], reasons, strict=True))
 
 
 class _RecordsOf(Recipient):
@@ -234,6 +233,20 @@ class _RecordsOf(Recipient):
         # Where nothing shows something is wrong all the same.
         return None if found is None or not (found != "").any() else found.alias(_KIND)
 
+    def reasons(self, fields: pl.DataFrame, now: datetime) -> Sequence[str] | None:
+        """What each of several records is told that the same is wrong with; None where that does not show."""
+        try:
+            told = self.breaches(fields, now)
+            if all(one is None for one in told):
+                self.rows(fields.head(1), now, alone=True)
+        except ChecksFailed as error:
+            # Of a row alone they say which they are, and nothing of the row.
+            return [_told(error)] * fields.height
+        except _ANY:
+            return None
+        found = [one[:_LONGEST] for one in told if one is not None]
+        return found if len(found) == fields.height else None
+
     def _with_ids(self, made: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
         """What a function has made, numbered in its order; what it made of one event has one number."""
         made = super()._with_ids(made, frame)
@@ -244,7 +257,7 @@ class _RecordsOf(Recipient):
 
 def _told(error: BaseException) -> str:
     text = str(error) if isinstance(error, FeatureAssetsError) else f"{type(error).__name__}: {error}"
-    return text[:2000]
+    return text[:_LONGEST]
 
 
 def _value(of: FeatureType, data: bytes | None) -> Any:

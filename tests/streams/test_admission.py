@@ -39,12 +39,15 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-def became(intake: Intake, values: list[dict[str, Any]]) -> dict[int, Any]:
-    """By place the row, or that there is none."""
+def records_of(values: list[dict[str, Any]]) -> Records:
     data = [msgspec.json.encode(one) for one in values]
     count = len(values)
-    records = Records([shard(0)] * count, list(range(count)), [None] * count, data, [()] * count, [None] * count)
-    read = intake.read(records, NOW)
+    return Records([shard(0)] * count, list(range(count)), [None] * count, data, [()] * count, [None] * count)
+
+
+def became(intake: Intake, values: list[dict[str, Any]]) -> dict[int, Any]:
+    """By place the row, or that there is none."""
+    read = intake.read(records_of(values), NOW)
     rows, letters = intake.rows("trips", read.fields, NOW)
     found: dict[int, Any] = {one.place: None for one in (*read.letters, *letters)}
     assert len(found) == len(read.letters) + len(letters), "nothing is refused twice"
@@ -70,7 +73,37 @@ def test_a_record_is_what_it_is_alone(view: ViewSpec, kinds: list[int]) -> None:
     assert became(intake, values) == alone
 
 
-def test_of_many_that_the_same_is_wrong_with_each_is_told() -> None:
+def reasons(intake: Intake, values: list[dict[str, Any]]) -> dict[int, str]:
+    """By place why a record is no row."""
+    read = intake.read(records_of(values), NOW)
+    _, letters = intake.rows("trips", read.fields, NOW)
+    return {one.place: one.reason for one in (*read.letters, *letters)}
+
+
+def test_of_many_that_the_same_is_wrong_with_each_is_told_what_it_is_told_alone() -> None:
+    intake = Intake(RIDES, [STRICT], Settings())
+    wrong: list[dict[str, Any]] = [one for one in KINDS if became(intake, [ride(1) | one])[0] is None]
+    assert len(wrong) == 6
+    values = [
+        ride(number, at=NOW - timedelta(minutes=number % 300)) | wrong[number % len(wrong)] for number in range(2_000)
+    ]
+    for number, value in enumerate(values):
+        if value["at"] is not None and value["at"] < "2021":
+            value["at"] = (LATE + timedelta(days=number % 90)).isoformat()
+    found = reasons(intake, values)
+    assert sorted(found) == list(range(2_000))
+    for place in (*range(12), *range(600, 612), *range(1_988, 2_000)):
+        assert found[place] == reasons(intake, [values[place]])[0]
+    assert (
+        sum(
+            "'at' lies outside the partitions of the view (from 2024-01-01 00:00:00 UTC on)" in one
+            for one in found.values()
+        )
+        == 333
+    )
+
+
+def test_of_many_that_the_same_is_wrong_with_each_is_a_dead_letter() -> None:
     intake = Intake(RIDES, [STRICT], Settings())
     values = [ride(number) | ({"km": -1.0} if number % 2 else {}) for number in range(300)]
     found = became(intake, values)
