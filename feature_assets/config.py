@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(None, description="The Ray cluster of engine='daft-ray'; the one here if not set.")
     scratch: str | None = Field(
         None,
-        description="Folder of what is joined for an engine, the same for all hosts; the temporary one if not set.",
+        description="Folder or URL of what is joined for an engine, the same for all hosts; the temporary one if not set.",
     )
     push: str = Field(".feature_assets/push", description="Local folder of the journals of pushed rows.")
     push_interval_seconds: float = Field(

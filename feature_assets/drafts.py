@@ -1,5 +1,6 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,3 +25,21 @@ def drafted(path: str | Path) -> Iterator[Path]:
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def drafted_folder(path: str | Path) -> Iterator[Path]:
+    """A folder beside `path` to write files to, which takes its place at the end; `path` is not there, or empty.
+
+    What begins with a dot in it stays behind: drafts of who was killed.
+    """
+    target = Path(path).resolve()
+    draft = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}")
+    draft.mkdir()
+    try:
+        yield draft
+        for left in draft.glob(".*"):
+            left.unlink()
+        draft.replace(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -7,7 +7,8 @@
 - `budget`: how much memory joining may take
 - `parts`: a spine joined part by part within it, answered in its own order
 - `answer`: the question with all that decides its answer, computed piece by piece
-- `tasks`: parts of a spine answered by other processes
+- `tasks`: parts of a spine answered by other processes, and the result written by them
+- `scratch`: where those parts lie meanwhile
 - `rebuild`: a saved training set once more, bit for bit
 """
 
@@ -79,7 +80,7 @@ def historical_features(
         engine: what joins: "polars" in this process, "daft" in parts on all processors of this machine, "daft-ray" on a Ray
             cluster, each task of which keeps to the memory limit (1 GB if there is none).
         address, scratch: of the Ray cluster, the one here or a new one if None; and a folder that all its hosts have under
-            one path, the temporary folder if None.
+            one path, or a URL of the object store that the histories are in; the temporary folder if None.
         memory_limit: about how much memory joining may take, in bytes or as "4GB"; what does not fit is joined part by
             part, by way of the temporary folder.
         progress: is told how far it is, whenever rows are made.

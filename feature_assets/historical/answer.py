@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache, cached_property, partial
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import polars as pl
 
@@ -25,10 +25,11 @@ from feature_assets.joins import FOUND, ROWS_HELD, TIME, History, Lookup, Open
 from feature_assets.offline import OfflineStore
 from feature_assets.references import ReadPlan, ViewRead
 from feature_assets.spec import Field, ViewSpec
-from feature_assets.training import rebatched, table_label, usual_rows
+from feature_assets.training import Writing, rebatched, table_label, usual_rows
 from feature_assets.transformations import OnDemand
 
 _SAMPLE_ROWS: Final = 5_000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,16 @@ def pin(views: Iterable[ViewSpec], offline: OfflineStore, at: Mapping[str, int] 
     return pinned
 
 
+class Elsewhere(Protocol):
+    """Answers the parts of a spine in other processes."""
+
+    def answers(self, parts: Parts) -> Iterator[pl.DataFrame]:
+        """The answer to all rows, in the spine's order."""
+
+    def written(self, parts: Parts, writing: Writing[T], rows: int) -> list[T]:
+        """What writing the answer gave, so many rows to a stretch, in the spine's order."""
+
+
 class Answer:
     """The rows of a training set: the spine's columns, then the features in the order asked for."""
 
@@ -86,14 +97,14 @@ class Answer:
         allowed_modules: Sequence[str],
         memory_limit: int | None = None,
         progress: Callable[[Progress], None] = lambda _: None,
-        spread: Callable[[Parts], Iterator[pl.DataFrame]] | None = None,
+        spread: Elsewhere | None = None,
     ) -> None:
         """Checks what can be checked before anything is read.
 
         Args:
             memory_limit: about so many bytes are held; without one the spine's keys and times and the values of a piece.
             progress: is told how far it is, whenever rows are made.
-            spread: has the parts of the spine answered elsewhere.
+            spread: has the parts of the spine answered elsewhere; there is a limit then.
 
         Raises:
             NameCollision: a feature would have the name of a spine column.
@@ -134,7 +145,8 @@ class Answer:
         """
         if self._limit is not None:
             parts = self._parts()
-            answers = self._spread(parts) if self._spread is not None and parts.height else parts.answers()
+            spread = self._spread if parts.height else None
+            answers = parts.answers() if spread is None else spread.answers(parts)
             yield from (pl.concat(answers),) if rows is None else rebatched(answers, rows)
             return
         self._spine.read(into_memory=rows is None)
@@ -143,6 +155,13 @@ class Answer:
             yield self._piece(piece, self._lookups, offset)
             offset += piece.height
             self._progress(Progress("joining", offset, self._moments.height))
+
+    def written(self, writing: Writing[T], rows: int) -> list[T] | None:
+        """What workers gave who wrote the rows, so many to a stretch; None if they are not spread. Raises as `pieces`."""
+        if self._spread is None:
+            return None
+        parts = self._parts()
+        return self._spread.written(parts, writing, rows) if parts.height else None
 
     @cached_property
     def _moments(self) -> pl.DataFrame:

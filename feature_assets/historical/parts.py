@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import polars as pl
@@ -19,6 +18,7 @@ from polars.io.plugins import register_io_source
 
 from feature_assets.errors import StoreError, StoreFull
 from feature_assets.historical.budget import Budget
+from feature_assets.historical.scratch import Scratch
 from feature_assets.historical.spine import Spine
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _WORTH: Final = 3
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a training set is: so many of its rows are done. `stage` is "joining", then, where they have to be brought
-    back into the spine's order, "ordering".
+    back into the spine's order, "ordering", or "writing" where workers write them in that order.
     """
 
     stage: str
@@ -45,7 +45,7 @@ class Progress:
 class Slice(NamedTuple):
     """So many rows of some files together, from an offset on."""
 
-    paths: list[Path]
+    names: list[str]
     offset: int
     length: int
 
@@ -104,26 +104,31 @@ class Parts:
         self._spine.read(into_memory=False)
         return self._spine.height
 
-    def filed(self, folder: Path) -> "Filed":
-        """The parts in files of that folder, each row with its number."""
+    @property
+    def piece(self) -> int:
+        """How many rows of the answer may be in memory at once."""
+        return self._budget.rows
+
+    def filed(self, scratch: Scratch) -> "Filed":
+        """The parts in files, each row with its number."""
         number, part = _free("__number", self._spine.schema), _free("__part", self._spine.schema)
         size, cuts = self._budget.rows, self._cuts()
         if cuts is not None:
-            groups = self._parted(folder, cuts, number, part)
+            groups = self._parted(scratch, cuts, number, part)
         else:
-            groups = [[self._file(folder, offset, size, number)] for offset in range(0, self.height, size)]
+            groups = [[self._file(scratch, offset, size, number)] for offset in range(0, self.height, size)]
         slices = []
-        for paths in groups:
-            rows = pl.scan_parquet(paths, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
-            slices += [Slice(paths, offset, size) for offset in range(0, rows, size)]
+        for names in groups:
+            rows = scratch.scan(names).select(pl.len()).collect().item()
+            slices += [Slice(names, offset, size) for offset in range(0, rows, size)]
         return Filed(number, slices)
 
-    def _file(self, folder: Path, offset: int, size: int, number: str) -> Path:
-        path = folder / f"part-{offset:012d}.parquet"
+    def _file(self, scratch: Scratch, offset: int, size: int, number: str) -> str:
+        name = f"part-{offset:012d}.parquet"
         rows = self._spine.slice(offset, size)
         numbers = pl.int_range(offset, offset + rows.height, dtype=pl.Int64, eager=True)
-        rows.with_columns(numbers.alias(number)).write_parquet(path, compression="lz4")
-        return path
+        scratch.write(name, rows.with_columns(numbers.alias(number)))
+        return name
 
     def _cuts(self) -> pl.Series | None:
         """Times that part the rows, if that is worth it; every time and key is looked at for it."""
@@ -145,25 +150,24 @@ class Parts:
 
     def _by_time(self, cuts: pl.Series) -> Iterator[pl.DataFrame]:
         number, part = _free("__number", self._spine.schema), _free("__part", self._spine.schema)
-        with tempfile.TemporaryDirectory(prefix="feature-assets-") as folder, room():
-            parted = self._parted(Path(folder), cuts, number, part)
-            answers: list[Path] = []
+        with room(), Scratch.made(None, {}) as scratch:
+            parted = self._parted(scratch, cuts, number, part)
+            answers: list[str] = []
             done = 0
-            for paths in parted:
-                for rows in self._slices(paths):
+            for names in parted:
+                for rows in self._slices(scratch, names):
                     answer = self._answer(rows.drop(number), done).with_columns(rows[number])
-                    answers.append(Path(folder) / f"answer-{len(answers):06d}.parquet")
+                    answers.append(f"answer-{len(answers):06d}.parquet")
                     group = max(1, answer.height // len(parted))
-                    answer.sort(number).write_parquet(answers[-1], compression="lz4", row_group_size=group)
+                    scratch.write(answers[-1], answer.sort(number), group=group)
                     done += rows.height
-                for path in paths:
-                    path.unlink()
-            yield from self.in_order(answers, number)
+                scratch.remove(names)
+            yield from self.in_order(scratch, answers, number)
 
-    def _parted(self, folder: Path, cuts: pl.Series, number: str, part: str) -> list[list[Path]]:
+    def _parted(self, scratch: Scratch, cuts: pl.Series, number: str, part: str) -> list[list[str]]:
         """The files with the rows of each part of the time, each row with its number."""
         numbers, size = count(), self._budget.rows
-        files: dict[int, list[Path]] = {}
+        files: dict[int, list[str]] = {}
 
         def pieces(*_: object) -> Iterator[pl.DataFrame]:
             for offset in range(0, self._spine.height, size):
@@ -178,40 +182,49 @@ class Parts:
         def named(file: pl.FileProviderArgs) -> str:
             key = int(file.partition_keys[part].item())
             name = f"part-{key:06d}-{next(numbers)}.parquet"
-            files.setdefault(key, []).append(folder / name)
+            files.setdefault(key, []).append(name)
             return name
 
         schema = {**self._spine.schema, number: pl.Int64(), part: pl.Int32()}
         register_io_source(pieces, schema=schema).sink_parquet(
-            pl.PartitionBy(folder, key=part, include_key=False, file_path_provider=named),
+            pl.PartitionBy(scratch.place, key=part, include_key=False, file_path_provider=named),
             compression="lz4",
             row_group_size=max(1, size // (len(cuts) + 1)),
+            storage_options=dict(scratch.options) or None,
         )
         return [files[key] for key in sorted(files)]
 
-    def _slices(self, paths: list[Path]) -> Iterator[pl.DataFrame]:
-        rows = pl.scan_parquet(paths, glob=False, hive_partitioning=False)
+    def _slices(self, scratch: Scratch, names: list[str]) -> Iterator[pl.DataFrame]:
+        rows = scratch.scan(names)
         height, offset = rows.select(pl.len()).collect().item(), 0
         while offset < height:
             piece = rows.slice(offset, self._budget.rows).collect(engine="streaming")
             yield piece
             offset += piece.height
 
-    def in_order(self, answers: Sequence[Path], number: str) -> Iterator[pl.DataFrame]:
-        """What the files hold together, by number; each file has its rows by it.
+    def in_order(self, scratch: Scratch, answers: Sequence[str], number: str) -> Iterator[pl.DataFrame]:
+        """What the files hold together, by number; raises as `numbered`."""
+        done = 0
+        for piece in numbered(scratch, answers, number, range(self.height), self._budget.rows):
+            yield piece
+            done += piece.height
+            self.tell("ordering", done)
 
-        Raises:
-            StoreError: rows are missing.
-        """
-        height = self.height
-        rows, size = pl.scan_parquet(list(answers), glob=False, hive_partitioning=False), self._budget.rows
-        for offset in range(0, height, size):
-            piece = rows.filter(pl.col(number) >= offset, pl.col(number) < offset + size)
-            found = piece.collect(engine="streaming").sort(number)
-            if found.height != min(size, height - offset):
-                raise StoreError("Rows that were joined are no longer in the temporary folder. Repeat the request.")
-            yield found.drop(number)
-            self.tell("ordering", offset + found.height)
+
+def numbered(scratch: Scratch, answers: Sequence[str], number: str, rows: range, size: int) -> Iterator[pl.DataFrame]:
+    """The rows of these numbers by number, so many at a time; each of the files has its rows by it.
+
+    Raises:
+        StoreError: rows are missing.
+    """
+    joined = scratch.scan(answers)
+    for first in rows[::size]:
+        last = min(first + size, rows.stop)
+        piece = joined.filter(pl.col(number) >= first, pl.col(number) < last)
+        found = piece.collect(engine="streaming").sort(number)
+        if found.height != last - first:
+            raise StoreError("Rows that were joined are no longer in the temporary folder. Repeat the request.")
+        yield found.drop(number)
 
 
 @dataclass(frozen=True, slots=True)

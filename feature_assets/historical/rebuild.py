@@ -55,7 +55,7 @@ def rebuild(
     answer = question.again(spine, gone, limit=bytes_of(memory_limit), progress=progress or (lambda _: None))
     if answer is None:
         raise _not_reproducible(name, gone)
-    rebuilt = TrainingSet(answer, manifest.question, sets)
+    rebuilt = TrainingSet(answer, manifest.question, sets, block_rows=manifest.result.block_rows)
     with _collecting(gone):
         gone += _differences(manifest, rebuilt)
     if gone:

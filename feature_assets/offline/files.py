@@ -257,13 +257,16 @@ def _bounds(place: Place, view: ViewSpec, paths: Sequence[str]) -> dict[str, dic
     )
     dtypes = found.select(indexed(view)).collect_schema()
     aggregated = found.group_by(_PATH).agg(
-        pl.len().alias(_ROWS), *(one for name, dtype in dtypes.items() for one in _column_bounds(name, dtype))
+        pl.len().alias(_ROWS), *(one for name, dtype in dtypes.items() for one in column_bounds(name, dtype))
     )
     rows = aggregated.collect(engine="streaming").iter_rows(named=True)
     return {row[_PATH].removeprefix(f"{place.uri}/"): row for row in rows}
 
 
-def _column_bounds(name: str, dtype: pl.DataType) -> Iterator[pl.Expr]:
+def column_bounds(name: str, dtype: pl.DataType) -> Iterator[pl.Expr]:
+    """Of a column its nulls ("nulls x"), and where a log may have them its bounds ("min x", "max x"); of a nested one none."""
+    if dtype.is_nested():
+        return
     column = pl.col(name)
     yield column.null_count().alias(f"nulls {name}")
     for label, bound in (("min", column.min()), ("max", column.max())):
@@ -275,7 +278,8 @@ def _column_bounds(name: str, dtype: pl.DataType) -> Iterator[pl.Expr]:
             yield bound.dt.strftime("%Y-%m-%d").alias(f"{label} {name}")
         elif isinstance(dtype, pl.Datetime):
             # Delta keeps milliseconds, cut off at both ends; readers widen the upper one.
-            yield bound.dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").alias(f"{label} {name}")
+            zone = "Z" if dtype.time_zone else ""
+            yield bound.dt.strftime(f"%Y-%m-%dT%H:%M:%S%.3f{zone}").alias(f"{label} {name}")
 
 
 def _file(view: ViewSpec, path: str, key: str, size: int, found: Mapping[str, Any]) -> DataFile:

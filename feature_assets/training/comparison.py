@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
 import polars as pl
 
 from feature_assets.spec import Spec
 from feature_assets.training.batches import rebatched
+from feature_assets.training.digests import Digester
 from feature_assets.training.manifest import Manifest, Question
 from feature_assets.training.saved import TrainingSets
 
@@ -82,7 +84,7 @@ def differences(sets: TrainingSets, first: str, second: str) -> Differences:
         UnknownTrainingSet: there is none of that name.
         StoreUnsafe: a file is gone or damaged.
     """
-    one, other = sets.manifest(first), sets.manifest(second)
+    one, other = _alike(sets, sets.manifest(first), sets.manifest(second))
     columns = {change.name: change for change in _columns(one, other)}
     rows, examples = RowChanges(removed=0, added=0, changed=0), list[RowExample]()
     if one.spine == other.spine:
@@ -105,6 +107,22 @@ def differences(sets: TrainingSets, first: str, second: str) -> Differences:
         rows=rows,
         examples=tuple(examples),
     )
+
+
+def _alike(sets: TrainingSets, one: Manifest, other: Manifest) -> tuple[Manifest, Manifest]:
+    """The manifests with digests that were made in one way, so that they can be compared."""
+    if one.result.block_rows == other.result.block_rows:
+        return one, other
+    return _digested_anew(sets, one), _digested_anew(sets, other)
+
+
+def _digested_anew(sets: TrainingSets, manifest: Manifest) -> Manifest:
+    rows = sets.load(manifest.name)
+    digester = Digester(rows.schema)
+    for piece in rows.batches(_ROWS):
+        digester.update(piece)
+    result = digester.result()
+    return msgspec.structs.replace(manifest, result=result, spine=result.only(rows.spine_columns))
 
 
 def _versions(question: Question) -> dict[str, str]:

@@ -2,22 +2,50 @@
 
 Two frames of the same columns have equal digests if and only if each value is there or null in both alike, with the same
 bits: NaNs may differ, and -0.0 is not 0.0.
+
+A column is digested block by block, and its digest is that of its blocks. So several processes can digest one frame, each
+its own blocks.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
 from feature_assets.spec import Spec, digest
 
+BLOCK_ROWS: Final = 1 << 16
+"""So many rows are a block."""
+
+Blocks = dict[str, tuple[str, ...]]
+"""Of each column the SHA-256 of its blocks, in their order."""
+
 
 class Digests(Spec, frozen=True):
-    """How many rows there are, and the SHA-256 of each column's values."""
+    """How many rows there are, and the SHA-256 of each column's values.
+
+    `block_rows` is how many rows a block had; 0 where columns were digested as a whole, as they once were.
+    """
 
     rows: int
     columns: dict[str, str]
+    block_rows: int = 0
+
+    @classmethod
+    def of_stretches(cls, stretches: Iterable[tuple[int, Blocks]]) -> "Digests":
+        """Those of rows that follow one another: of each stretch how many rows it has, and its blocks.
+
+        Each but the last has whole blocks.
+        """
+        rows, columns = 0, dict[str, list[str]]()
+        for count, blocks in stretches:
+            if rows % BLOCK_ROWS:
+                raise AssertionError("a stretch begins within a block")
+            rows += count
+            for name, of_blocks in blocks.items():
+                columns.setdefault(name, []).extend(of_blocks)
+        return cls(rows, {name: digest(blocks) for name, blocks in columns.items()}, BLOCK_ROWS)
 
     @property
     def digest(self) -> str:
@@ -30,27 +58,61 @@ class Digests(Spec, frozen=True):
 
 
 class Digester:
-    """Takes a frame piece by piece; into which pieces it was cut makes no difference."""
+    """Takes a frame piece by piece; into which pieces it was cut makes no difference.
 
-    def __init__(self, schema: Mapping[str, pl.DataType]) -> None:
+    Args:
+        schema: the columns.
+        block_rows: how many rows a block has; 0 digests columns as a whole, to compare with digests that are so.
+    """
+
+    def __init__(self, schema: Mapping[str, pl.DataType], block_rows: int = BLOCK_ROWS) -> None:
+        self._schema, self._block_rows = pl.Schema(schema), block_rows
         self._rows = 0
-        self._columns: dict[str, dict[str, Any]] = {name: {} for name in schema}
-        # No piece at all and an empty one are the same.
-        self.update(pl.DataFrame(schema=schema))
+        self._done: dict[str, list[str]] = {name: [] for name in schema}
+        self._begin()
 
     def update(self, piece: pl.DataFrame) -> None:
         """Take the next rows."""
+        while self._block_rows and piece.height > (room := self._block_rows - self._in_block):
+            self._take(piece.head(room))
+            self._end()
+            self._begin()
+            piece = piece.slice(room)
+        self._take(piece)
+
+    @property
+    def rows(self) -> int:
+        """How many rows were taken."""
+        return self._rows
+
+    def blocks(self) -> Blocks:
+        """The digests of the blocks; the last one is taken for whole. This ends the digesting."""
+        self._end()
+        return {name: tuple(done) for name, done in self._done.items()}
+
+    def result(self) -> Digests:
+        """The digests of all rows. This ends the digesting."""
+        blocks = self.blocks()
+        if self._block_rows:
+            return Digests.of_stretches([(self._rows, blocks)])
+        return Digests(self._rows, {name: whole for name, (whole,) in blocks.items()})
+
+    def _begin(self) -> None:
+        self._in_block = 0
+        self._hashes: dict[str, dict[str, Any]] = {name: {} for name in self._schema}
+        # No piece at all and an empty one are the same.
+        self._take(self._schema.to_frame())
+
+    def _take(self, piece: pl.DataFrame) -> None:
         self._rows += piece.height
-        for name, hashes in self._columns.items():
+        self._in_block += piece.height
+        for name, hashes in self._hashes.items():
             for part, data in _parts(piece.get_column(name)):
                 hashes.setdefault(part, hashlib.sha256()).update(data)
 
-    def result(self) -> Digests:
-        columns = {
-            name: digest(sorted((part, each.hexdigest()) for part, each in hashes.items()))
-            for name, hashes in self._columns.items()
-        }
-        return Digests(self._rows, columns)
+    def _end(self) -> None:
+        for name, hashes in self._hashes.items():
+            self._done[name].append(digest(sorted((part, each.hexdigest()) for part, each in hashes.items())))
 
 
 def _parts(column: pl.Series, at: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,14 +1,14 @@
 """Training sets kept under a name in a folder or bucket.
 
 <name>/manifest.json                   written last, and only if there is none: a set is there whole or not at all
-<name>/<id>/spine-00000.parquet …      the spine's columns, from which the set can be made again
-<name>/<id>/features-00000.parquet …   the features of the same rows
+<name>/<id>/spine-<row>.parquet …      the spine's columns from that row on, from which the set can be made again
+<name>/<id>/features-<row>.parquet …   the features of the same rows
 """
 
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,8 @@ import polars as pl
 
 from feature_assets.errors import RequestError, StoreError, StoreUnsafe, UnknownTrainingSet
 from feature_assets.objects import Objects, PutConflict, open_objects
-from feature_assets.training.digests import Digester
+from feature_assets.training.digests import Digests
+from feature_assets.training.files import SavedFiles
 from feature_assets.training.manifest import Kind, Manifest, StoredFile, read_manifest, written
 from feature_assets.training.training_set import TrainingSet, usual_rows
 
@@ -87,27 +88,33 @@ class TrainingSets:
         former = self._objects.get(path)
         if former is not None and not overwrite:
             raise self._taken(name)
-        files: list[StoredFile] = []
+        folder = f"{_ROOT}/{name}/{uuid4().hex[:12]}"
+        writing = SavedFiles(
+            place=self.place, options=self._options, folder=folder, spine=tuple(training_set.spine_columns)
+        )
         try:
-            digester = self._write(f"{_ROOT}/{name}/{uuid4().hex[:12]}", training_set, files)
-            manifest = msgspec.structs.replace(training_set.described(digester), name=name, files=tuple(files))
+            stretches = training_set.written(writing)
+            digests = Digests.of_stretches((each.rows, each.blocks) for each in stretches)
+            files = tuple(file for each in stretches for file in each.files)
+            manifest = msgspec.structs.replace(training_set.described(digests), name=name, files=files)
             etag = former.etag if former else None
             self._objects.put(path, written(manifest), if_match=etag, if_absent=former is None)
         # Whoever stops it with Ctrl-C is not to find half a set either.
         except BaseException as error:
-            self._discard(files)
+            with suppress(StoreError):
+                self._discard(self._objects.list(folder))
             if isinstance(error, PutConflict):
                 raise self._taken(name) from error
             raise
         if former is not None:
-            self._discard(read_manifest(former.data, f"{self.place}/{path}").files)
+            self._discard(file.path for file in read_manifest(former.data, f"{self.place}/{path}").files)
         return manifest
 
     def delete(self, name: str) -> None:
         """Forget the saved set. Raises as `manifest`."""
         files = self.manifest(name).files
         self._objects.delete(_manifest_path(name))
-        self._discard(files)
+        self._discard(file.path for file in files)
 
     def rows(self, manifest: Manifest, kind: Kind) -> Iterator[pl.DataFrame]:
         """The saved pieces of the spine, or of the features.
@@ -127,27 +134,11 @@ class TrainingSets:
             raise StoreUnsafe(f"{self.place}/{file.path} is not what was saved. Restore it from a backup.")
         return stored.data
 
-    def _write(self, folder: str, training_set: TrainingSet, files: list[StoredFile]) -> Digester:
-        digester = Digester(training_set.schema)
-        spine = list(training_set.spine_columns)
-        for number, piece in enumerate(training_set.batches()):
-            digester.update(piece)
-            files.append(self._put(f"{folder}/spine-{number:05d}.parquet", "spine", piece.select(spine)))
-            files.append(self._put(f"{folder}/features-{number:05d}.parquet", "features", piece.drop(spine)))
-        return digester
-
-    def _put(self, path: str, kind: Kind, part: pl.DataFrame) -> StoredFile:
-        written = io.BytesIO()
-        part.write_parquet(written, statistics=False)
-        data = written.getvalue()
-        self._objects.put(path, data)
-        return StoredFile(path, kind, part.height, hashlib.sha256(data).hexdigest())
-
-    def _discard(self, files: Sequence[StoredFile]) -> None:
-        for file in files:
+    def _discard(self, paths: Iterable[str]) -> None:
+        for path in paths:
             # What stays behind is named by no manifest: it costs room and nothing else.
             with suppress(StoreError):
-                self._objects.delete(file.path)
+                self._objects.delete(path)
 
     def _taken(self, name: str) -> RequestError:
         return RequestError(f"There is a training set '{name}' at {self.place} already. Save under another name.")

@@ -4,15 +4,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, runtime_checkable
+from uuid import uuid4
 
 import polars as pl
-from polars.io.plugins import register_io_source
 
 from feature_assets.drafts import drafted
-from feature_assets.errors import ConfigurationError, FeatureAssetsError, RequestError
+from feature_assets.errors import ConfigurationError, RequestError
 from feature_assets.training.batches import Shard
-from feature_assets.training.digests import Digester
+from feature_assets.training.digests import BLOCK_ROWS, Digester, Digests
+from feature_assets.training.files import (
+    ParquetFiles,
+    TableFiles,
+    Writing,
+    scanned,
+    streamed,
+    stretches,
+    whole_folder,
+)
 from feature_assets.training.manifest import Manifest, Question, libraries, schema_text
 
 if TYPE_CHECKING:
@@ -24,6 +33,9 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 512 << 20
 """About how much memory one piece takes where no number of rows is asked for."""
+
+_STRETCHES: Final = 4
+"""A file that is written for others, or by a worker, has a stretch of rows of so large a part of `PIECE_BYTES`."""
 
 _NESTED_BYTES, _TEXT_BYTES, _PLAIN_BYTES = 128, 40, 8
 
@@ -47,6 +59,17 @@ class Source(Protocol):
         """All rows in their order, about so many at a time; None gives them in one frame."""
 
 
+T = TypeVar("T")
+
+
+@runtime_checkable
+class SpreadSource(Protocol):
+    """A source whose rows workers may write."""
+
+    def written(self, writing: Writing[T], rows: int) -> list[T] | None:
+        """What writing stretches of so many rows gave, in the rows' order; None if the rows have to be taken here."""
+
+
 class Keeper(Protocol):
     """Where sets are kept under names: `TrainingSets`."""
 
@@ -67,8 +90,11 @@ class TrainingSet:
         question: Question,
         sets: Keeper | None = None,
         manifest: Manifest | None = None,
+        block_rows: int = BLOCK_ROWS,
     ) -> None:
+        """`block_rows` is how many rows a block of its digests has, see `Digests`."""
         self._source, self._question, self._sets, self._manifest = source, question, sets, manifest
+        self._block_rows = block_rows
         self._rows: pl.DataFrame | None = None
 
     @property
@@ -105,7 +131,7 @@ class TrainingSet:
 
     def lazy(self) -> pl.LazyFrame:
         """The rows as a lazy frame that computes them piece by piece."""
-        return self.collect().lazy() if self._rows is not None else _scanned(self.schema, self.batches)
+        return self.collect().lazy() if self._rows is not None else scanned(self.schema, self.batches)
 
     def to_pandas(self) -> "pd.DataFrame":
         """All rows as a pandas frame.
@@ -216,19 +242,29 @@ class TrainingSet:
         self._rows = kept
 
     def write_parquet(self, path: str | Path, **options: Any) -> None:
-        """Write the rows to a Parquet file or URL, batch by batch. `options` are those of `polars.LazyFrame.sink_parquet`.
+        """Write the rows to a Parquet file, or to a folder of such. `options` are those of `polars.LazyFrame.sink_parquet`.
 
-        A file is there whole at the end, or as it was before.
+        A file is written batch by batch by this process; it is there whole at the end, or as it was before. What ends in
+        "/", or is a folder, gets files of a stretch of rows each, whose names are in the rows' order; those of a set whose
+        engine spreads it are written by its workers. Such a folder is new or empty before.
+
+        Raises:
+            RequestError: something is in the folder already, or an option cannot be handed to a worker.
         """
-        if "://" in str(path):
-            self._sink(str(path), options)
+        place = str(path)
+        if not place.endswith("/") and not Path(place).is_dir():
+            self._write_file(place, options)
             return
-        with drafted(path) as draft:
-            self._sink(draft, options)
+        with whole_folder(place, dict(options.get("storage_options") or {})) as folder:
+            self.written(ParquetFiles(place=folder, options=options))
 
-    def _sink(self, place: str | Path, options: dict[str, Any]) -> None:
+    def _write_file(self, path: str, options: dict[str, Any]) -> None:
         with self._streamed() as rows:
-            rows.sink_parquet(place, **options)
+            if "://" in path:
+                rows.sink_parquet(path, **options)
+                return
+            with drafted(path) as draft:
+                rows.sink_parquet(draft, **options)
 
     def write_delta(
         self,
@@ -237,7 +273,10 @@ class TrainingSet:
         mode: Literal["error", "append", "overwrite"] = "error",
         storage_options: Mapping[str, str] | None = None,
     ) -> None:
-        """Write the rows to a Delta table of their own in one commit, batch by batch.
+        """Write the rows to a Delta table of their own in one commit, each data file with a stretch of them.
+
+        The files of a set whose engine spreads it are written by its workers. A vector becomes a list, a category a text, an
+        unsigned number the next larger signed one, a time one in microseconds; what Delta has no type for is refused.
 
         Args:
             uri: a folder or an object-store URL.
@@ -249,42 +288,43 @@ class TrainingSet:
             StoreUnavailable, StoreFull: it cannot be written.
         """
         # Delta is loaded by whoever writes it.
-        from feature_assets.offline.foreign import write_table
+        from feature_assets.offline.foreign import ForeignTable
 
-        with self._streamed() as rows:
-            write_table(str(uri), rows, mode=mode, storage_options=storage_options or {})
+        place, options = str(uri) if "://" in str(uri) else str(Path(uri).resolve()), dict(storage_options or {})
+        table = ForeignTable(place, self.schema, mode=mode, storage_options=options)
+        token = uuid4().hex
+        with table.made(token):
+            files = self.written(TableFiles(uri=place, options=options, token=token))
+        table.commit(files)
+
+    def written(self, writing: Writing[T]) -> list[T]:
+        """What writing the rows gave, stretch by stretch in their order: here, or where they were joined.
+
+        A stretch begins where a block of digests does.
+        """
+        rows = max(1, usual_rows(self.schema) // _STRETCHES // BLOCK_ROWS) * BLOCK_ROWS
+        if self._rows is None and isinstance(self._source, SpreadSource):
+            told = self._source.written(writing, rows)
+            if told is not None:
+                return told
+        return [writing.write(first, pieces) for first, pieces in stretches(self.batches(), rows)]
 
     @contextmanager
     def _streamed(self) -> Iterator[pl.LazyFrame]:
-        """The rows to be written piece by piece; what goes wrong in making them is raised as it is."""
         if self._rows is not None:
             yield self._rows.lazy()
             return
-        failed: list[FeatureAssetsError] = []
-
-        def batches(rows: int | None) -> Iterator[pl.DataFrame]:
-            try:
-                yield from self.batches(rows)
-            except FeatureAssetsError as error:
-                failed.append(error)
-                raise
-
-        try:
-            yield _scanned(self.schema, batches)
-        except Exception as error:
-            # Libraries tell an error of their source as text only.
-            if failed and error is not failed[0]:
-                raise failed[0] from None
-            raise
+        with streamed(self.schema, self.batches) as rows:
+            yield rows
 
     @property
     def manifest(self) -> Manifest:
         """What the set is made of, with digests of its rows: all of them are read for it, once."""
         if self._manifest is None:
-            digester = Digester(self.schema)
+            digester = Digester(self.schema, self._block_rows)
             for piece in self.batches():
                 digester.update(piece)
-            self._manifest = self.described(digester)
+            self._manifest = self.described(digester.result())
         return self._manifest
 
     def save(self, name: str, *, overwrite: bool = False) -> Manifest:
@@ -301,9 +341,8 @@ class TrainingSet:
         self._manifest = self._sets.save(name, self, overwrite=overwrite)
         return self._manifest
 
-    def described(self, digester: Digester) -> Manifest:
+    def described(self, result: Digests) -> Manifest:
         """The manifest for rows that were digested already."""
-        result = digester.result()
         return Manifest(
             created_at=datetime.now(UTC),
             question=self._question,
@@ -316,21 +355,6 @@ class TrainingSet:
     def __repr__(self) -> str:
         tables = ", ".join(f"{label} at {version}" for label, version in self._question.tables.items())
         return f"TrainingSet({', '.join(self.columns)}; Delta versions: {tables or 'none'})"
-
-
-def _scanned(schema: pl.Schema, batches: Any) -> pl.LazyFrame:
-    def source(
-        columns: list[str] | None, predicate: pl.Expr | None, rows: int | None, batch: int | None
-    ) -> Iterator[pl.DataFrame]:
-        for piece in batches(None):
-            taken = piece if rows is None else piece.head(rows)
-            rows = None if rows is None else rows - taken.height
-            taken = taken if predicate is None else taken.filter(predicate)
-            yield taken if columns is None else taken.select(columns)
-            if rows == 0:
-                return
-
-    return register_io_source(source, schema=schema)
 
 
 def usual_rows(schema: pl.Schema) -> int:

@@ -186,7 +186,7 @@ def test_a_delta_table_is_made_added_to_and_replaced(world, tmp_path):
     table = tmp_path / "rows"
     asked = world.ask(asked_at(range(3)), ["stats:trips"])
     asked.write_delta(table)
-    with pytest.raises(RequestError, match=r"does not take the rows: .*exists.* mode='append' adds"):
+    with pytest.raises(RequestError, match=r"does not take the rows: there is one already\. mode='append' adds"):
         asked.write_delta(table)
     asked.write_delta(table, mode="append")
     assert pl.read_delta(str(table)).height == 6

@@ -8,10 +8,11 @@ from datetime import timedelta
 import polars as pl
 import pytest
 
-from feature_assets.errors import ConfigurationError, RequestError, StoreUnavailable, WrongType
-from feature_assets.historical import budget, tasks
+from feature_assets.errors import ConfigurationError, RequestError, StoreError, StoreUnavailable, WrongType
+from feature_assets.historical import budget
 from feature_assets.joins import run_by
 from feature_assets.spec import Field, OnDemandViewSpec, RequestSource, ViewProjection
+from feature_assets.training import training_set
 from feature_assets.transformations import declared_expressions
 from feature_assets.types import Float64, Int64, String
 from tests.historical.world import NOON, World, spine, view
@@ -123,6 +124,113 @@ def test_a_set_that_was_spread_is_rebuilt_in_one_process(world, spread):
     assert world.ask(asked, ASKED).manifest.result == manifest.result
 
 
+LONG = 140_000
+"""More rows than two blocks of digests have."""
+
+
+@pytest.fixture(params=["in order", "in none"])
+def long(request):
+    minutes = pl.int_range(LONG, eager=True)
+    minutes = minutes if request.param == "in order" else minutes * 187_987 % LONG
+    return pl.DataFrame(
+        {
+            "label": range(LONG),
+            "driver": ("d" + (minutes % 7).cast(pl.String)),
+            "event_timestamp": pl.select(NOON + pl.duration(seconds=minutes)).to_series(),
+            "factor": minutes.cast(pl.Float64),
+        }
+    )
+
+
+@pytest.fixture
+def short_stretches(monkeypatch):
+    """A stretch is a block of digests."""
+    monkeypatch.setattr(training_set, "PIECE_BYTES", 0)
+
+
+@pytest.fixture
+def asked_twice(world, spread, long, short_stretches):
+    """The question spread and in one process, and what was run."""
+    kinds = []
+
+    def run(work, given):
+        kinds.append(["writing" in task for task in given])
+        return backwards_and_twice(work, given)
+
+    return spread(long, run, memory_limit=10_000_000), world.ask(long, ASKED), kinds
+
+
+def test_workers_write_the_files_each_a_stretch_of_the_spine(asked_twice, tmp_path):
+    spread_set, alone, kinds = asked_twice
+    spread_set.write_parquet(f"{tmp_path}/rows/")
+    assert len(kinds[0]) > 2
+    assert kinds[1:] == [[True] * 3]
+    assert [path.name for path in sorted((tmp_path / "rows").iterdir())] == [
+        f"part-{n * 65_536:012d}.parquet" for n in range(3)
+    ]
+    assert pl.read_parquet(tmp_path / "rows").equals(alone.collect())
+    spread_set.write_delta(tmp_path / "table")
+    table = pl.scan_parquet(sorted((tmp_path / "table").glob("*.parquet")), glob=False).collect()
+    assert table["label"].to_list() == list(range(LONG))
+    assert pl.read_delta(str(tmp_path / "table")).sort("label").equals(alone.collect())
+    assert len(list((tmp_path / "table" / "_delta_log").glob("*.json"))) == 1
+
+
+def test_workers_write_a_saved_set_that_one_process_would_save(world, asked_twice):
+    spread_set, alone, kinds = asked_twice
+    manifest = spread_set.save("spread")
+    assert kinds[1:] == [[True] * 3]
+    assert manifest.result == alone.save("alone").result
+    assert world.sets.load("spread").collect().equals(alone.collect())
+    assert world.rebuild("spread", memory_limit=2_000_000).manifest.result == manifest.result
+
+
+@pytest.mark.parametrize("form", ["folder", "table", "set"])
+def test_what_a_worker_could_not_write_is_not_there(spread, form, tmp_path, short_stretches):
+    """Neither what others wrote, nor what was begun."""
+
+    def run(work, given):
+        for number, task in enumerate(given):
+            if "writing" in task and number == 1:
+                raise StoreUnavailable("no worker is left")
+            yield work(task)
+
+    found = spread(pl.concat([rows(range(300))] * 500), run, memory_limit=5_000_000)
+    writes = {
+        "folder": lambda: found.write_parquet(f"{tmp_path}/x/"),
+        "table": lambda: found.write_delta(tmp_path / "x"),
+        "set": lambda: found.save("x"),
+    }
+    with pytest.raises(StoreUnavailable, match="no worker is left"):
+        writes[form]()
+    assert not (tmp_path / "x").exists()
+    assert list(tmp_path.rglob("training/sets/x/*/*")) == []
+
+
+def test_what_workers_cannot_be_told_is_refused(spread, tmp_path):
+    with pytest.raises(RequestError, match="Workers cannot be told how to write"):
+        spread(rows(range(300))).write_parquet(f"{tmp_path}/x/", metadata=lambda _: {})
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_that_a_worker_does_not_see_is_named(spread, tmp_path):
+    def elsewhere(work, given):
+        (folder,) = (tmp_path / "scratch").iterdir()
+        (folder / "job.json").unlink()
+        yield from map(work, given)
+
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(
+        StoreError, match=r"job\.json is not there\. The folder scratch has to be the same for all hosts"
+    ):
+        spread(rows(range(300)), elsewhere, scratch=str(tmp_path / "scratch")).collect()
+
+
+def test_a_task_without_an_answer_is_an_error(spread):
+    with pytest.raises(StoreError, match=r"Of \d+ tasks 1 have no answer"):
+        spread(rows(range(300)), lambda work, given: map(work, given[1:])).collect()
+
+
 def test_without_daft_it_is_said_how_to_get_it(world, monkeypatch):
     monkeypatch.setitem(sys.modules, "daft", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'feature-assets\[distributed\]'"):
@@ -162,7 +270,3 @@ def test_work_that_does_not_come_to_its_end_is_an_error():
     run = run_by("daft", None)
     with pytest.raises(StoreUnavailable, match=r"did not come to its end: (?s:.*)no task"):
         list(run(broken, ["x"]))
-
-
-def test_a_task_is_data():
-    assert tasks.Task.__struct_fields__ == ("job", "options", "files", "offset", "length", "number", "answer")

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import polars as pl
 import pytest
 
-from feature_assets.errors import NotPublished, StoreUnavailable, StoreUnsafe
+from feature_assets.errors import NotPublished, RequestError, StoreUnavailable, StoreUnsafe
 from feature_assets.historical import budget
 from feature_assets.objects import open_objects
 from feature_assets.offline import OfflineStore
@@ -113,7 +113,7 @@ class TestRegistryOnS3:
 
 @pytest.mark.parametrize("engine", ["polars", "daft"])
 def test_a_training_set_is_joined_and_kept_on_it_part_by_part(s3, tmp_path, monkeypatch, engine: str) -> None:
-    """Spine, histories, saved rows and the Delta table that is written: all lie there."""
+    """Spine, histories, parts of both, saved rows and the files that are written: all lie there."""
     pytest.importorskip("daft")
     monkeypatch.setattr(budget, "LEAST", 0)
     place, options = s3.bucket(), {"storage_options": s3.options}
@@ -125,10 +125,17 @@ def test_a_training_set_is_joined_and_kept_on_it_part_by_part(s3, tmp_path, monk
     here.publish(stats, [{"driver": f"d{n % 7}", "at": NOON + n * HOUR, "trips": n} for n in range(60)])
     asked = spine([NOON + n * HOUR for n in minutes], driver=[f"d{n % 7}" for n in minutes])
     asked.write_parquet(f"{place}/spine.parquet", **options)
-    found = here.ask(f"{place}/spine.parquet", ["stats:trips"], memory_limit=10_000, engine=engine)
+    found = here.ask(
+        f"{place}/spine.parquet", ["stats:trips"], memory_limit=10_000, engine=engine, scratch=f"{place}/scratch"
+    )
     manifest = found.save("rows")
     assert len(manifest.files) > 4
     assert here.sets.load("rows").collect()["trips"].to_list() == minutes
     assert here.rebuild("rows").manifest.result == manifest.result
     found.write_delta(f"{place}/table", **options)
-    assert sorted(pl.read_delta(f"{place}/table", **options)["trips"]) == list(range(60))
+    assert pl.read_delta(f"{place}/table", **options)["trips"].to_list() == minutes
+    found.write_parquet(f"{place}/rows/", **options)
+    assert pl.read_parquet(f"{place}/rows/", **options)["trips"].to_list() == minutes
+    with pytest.raises(RequestError, match="There is something at s3://"):
+        found.write_parquet(f"{place}/rows/", **options)
+    assert list(open_objects(f"{place}/scratch", s3.options).list("")) == []

@@ -88,7 +88,7 @@ def test_pieces_are_as_large_as_memory_allows(world, monkeypatch):
     many = pl.concat([ASKED] * 2500)
     asked = world.ask(many, ["stats:trips"])
     assert [batch.height for batch in asked.batches()] == [10_000, 10_000, 5_000]
-    assert asked.save("many").files[-1].path.endswith("features-00002.parquet")
+    assert asked.save("many").files[-1].path.endswith("features-000000020000.parquet")
     assert world.sets.load("many").collect().equals(asked.collect())
     assert [batch.height for batch in world.sets.load("many").batches(6_000)] == [6_000, 4_000, 6_000, 4_000, 5_000]
     assert world.rebuild("many").manifest.result == asked.manifest.result
@@ -216,7 +216,7 @@ def test_a_damaged_file_is_found_out_when_it_is_read(world, asked):
     asked.save("mine")
     (file,) = world.folder.rglob("training/sets/mine/*/features-*.parquet")
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    with pytest.raises(StoreUnsafe, match=r"features-00000.parquet is not what was saved"):
+    with pytest.raises(StoreUnsafe, match=r"features-000000000000.parquet is not what was saved"):
         world.sets.load("mine").collect()
 
 
