@@ -65,31 +65,43 @@ MemoryLimit = Annotated[
     ),
 ]
 
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="ENGINE",
+        help="What joins: polars, daft on all processors of this machine, daft-ray on a Ray cluster.",
+    ),
+]
+
 _DELTA = ".delta"
 _WRITERS = {".csv": "write_csv", ".jsonl": "write_ndjson", ".ndjson": "write_ndjson", ".arrow": "write_ipc"}
 
 
-def _writable(output: Path | None) -> Path | None:
-    """The file, if its name says a format and its folder is there: known before anything is read."""
-    if output is not None and output.suffix not in (".parquet", _DELTA, *_WRITERS):
-        raise Mistake(f"{output} is none of .parquet, {_DELTA}, {', '.join(_WRITERS)}.")
-    if output is not None and not output.parent.is_dir():
-        raise Mistake(f"There is no folder {output.parent} to write {output.name} to.")
+def _writable(output: str | None) -> str | None:
+    """The place, if its name says a format and its folder is there: known before anything is read."""
+    if output is None:
+        return None
+    path = Path(output)
+    if not output.endswith("/") and path.suffix not in (".parquet", _DELTA, *_WRITERS):
+        raise Mistake(f"{output} is none of .parquet, {_DELTA}, {', '.join(_WRITERS)}, and no folder/.")
+    if not path.parent.is_dir():
+        raise Mistake(f"There is no folder {path.parent} to write {path.name} to.")
     return output
 
 
 Output = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--output",
         "-o",
         callback=_writable,
         metavar="FILE",
-        help="Write the rows to .parquet, .csv, .jsonl, .arrow or a .delta table.",
+        help="Write the rows to .parquet, .csv, .jsonl, .arrow, a .delta table, or Parquet files in a folder/.",
         show_default=False,
     ),
 ]
 
+_STAGES = {"ordering": ", bringing them into order", "writing": ", writing them in order"}
 _STATUS = {
     "PRESENT": "",
     "NULL_VALUE": "null",
@@ -205,6 +217,7 @@ def _shown(value: Any) -> str:
         "get historical customer_value --spine spine.parquet --output training.parquet",
         "get historical customer_orders:spent_7d customer_orders:orders_7d --spine spine.csv",
         "get historical customer_orders:spent_7d --since 2025-03-01 --until 2025-04-01",
+        "get historical customer_value --spine spine.parquet --output rows/ --engine daft --memory-limit 4GB",
     ],
 )
 def historical(
@@ -216,6 +229,7 @@ def historical(
     time: TimeColumn = None,
     output: Output = None,
     full_names: FullNames = False,
+    engine: Engine = "polars",
     memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
 ) -> None:
@@ -232,6 +246,7 @@ def historical(
         until=until,
         time=time,
         full_names=full_names,
+        engine=engine,
         memory_limit=memory_limit,
         progress=joining,
     )
@@ -244,8 +259,7 @@ class Joining:
     tell: Callable[[str], None] = staticmethod(lambda _: None)
 
     def __call__(self, made: "Progress") -> None:
-        order = ", bringing them into order" if made.stage == "ordering" else ""
-        self.tell(f"{made.done:,} of {made.rows:,} rows{order}")
+        self.tell(f"{made.done:,} of {made.rows:,} rows{_STAGES.get(made.stage, '')}")
 
 
 def training_set(
@@ -257,6 +271,7 @@ def training_set(
     until: str | None,
     time: str | None,
     full_names: bool,
+    engine: str,
     memory_limit: str | None,
     progress: "Callable[[Progress], None]",
 ) -> "TrainingSet":
@@ -275,12 +290,13 @@ def training_set(
         since=first,
         until=last,
         timestamp_column=time,
+        engine=engine,
         memory_limit=memory_limit,
         progress=progress,
     )
 
 
-def deliver(found: "TrainingSet", output: Path | None, joining: Joining, *, as_json: bool) -> None:
+def deliver(found: "TrainingSet", output: str | None, joining: Joining, *, as_json: bool) -> None:
     """Write the rows of a training set to a file, or show the first ones."""
     if output is None:
         with working("Joining …") as joining.tell:
@@ -293,24 +309,25 @@ def deliver(found: "TrainingSet", output: Path | None, joining: Joining, *, as_j
     with working("Joining …") as joining.tell:
         rows = _written(found, output)
     if as_json:
-        print_json({"output": str(output), "rows": rows})
+        print_json({"output": output, "rows": rows})
     else:
         done(f"Wrote {rows:,} rows to {output}")
 
 
-def _written(found: "TrainingSet", output: Path) -> int:
+def _written(found: "TrainingSet", output: str) -> int:
     """Write the rows in the format that the name of the file says; how many there are."""
     import polars as pl
 
+    suffix = Path(output).suffix
     try:
-        if output.suffix == ".parquet":
-            found.write_parquet(str(output))
+        if suffix == ".parquet" or output.endswith("/"):
+            found.write_parquet(output)
             return int(pl.scan_parquet(output).select(pl.len()).collect().item())
-        if output.suffix == _DELTA:
-            found.write_delta(str(output))
-            return int(pl.scan_delta(str(output)).select(pl.len()).collect().item())
+        if suffix == _DELTA:
+            found.write_delta(output)
+            return int(pl.scan_delta(output).select(pl.len()).collect().item())
         frame = found.collect()
-        write: Callable[[Path], object] = getattr(frame, _WRITERS[output.suffix])
+        write: Callable[[Path], object] = getattr(frame, _WRITERS[suffix])
         with drafted(output) as draft:
             write(draft)
     except (pl.exceptions.ComputeError, OSError) as error:

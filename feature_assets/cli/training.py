@@ -10,6 +10,7 @@ from feature_assets.cli.failures import Mistake
 from feature_assets.cli.output import AsJson, Column, Yes, confirmed, done, facts, print_json, say, show, table, working
 from feature_assets.cli.project import Project
 from feature_assets.cli.retrieval import (
+    Engine,
     Features,
     FullNames,
     Joining,
@@ -43,6 +44,7 @@ def save(
     until: Until = None,
     time: TimeColumn = None,
     full_names: FullNames = False,
+    engine: Engine = "polars",
     memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
 ) -> None:
@@ -57,6 +59,7 @@ def save(
         until=until,
         time=time,
         full_names=full_names,
+        engine=engine,
         memory_limit=memory_limit,
         progress=joining,
     )

@@ -367,6 +367,18 @@ def test_get_historical_shows_rows_and_says_what_it_needs(run: Run, spine: Path)
     assert "none of .parquet" in run(*words, "--output", "rows.xlsx", code=1).said
 
 
+def test_get_historical_spreads_the_rows_and_writes_a_folder_of_files(run: Run, spine: Path, tmp_path: Path) -> None:
+    pytest.importorskip("daft")
+    words = ["get", "historical", "customer_value", "--spine", str(spine)]
+    told = [*words, "--engine", "daft", "--memory-limit", "4GB", "--output", f"{tmp_path}/rows/"]
+    assert run(*told, "--json").rows == {"output": f"{tmp_path}/rows/", "rows": 4}
+    run(*words, "--output", f"{tmp_path}/rows.parquet")
+    assert pl.read_parquet(f"{tmp_path}/rows/").equals(pl.read_parquet(f"{tmp_path}/rows.parquet"))
+    assert "There is something at" in run(*told, code=1).said
+    assert "Known: polars, daft, daft-ray" in run(*words, "--engine", "dask", code=1).said
+    assert "no folder/" in run(*words, "--output", "rows", code=1).said
+
+
 def test_json_has_the_words_of_the_server_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
     print_json([{"a": float("nan"), "b": (float("-inf"), b"\x00"), "c": 0.5}])
     assert json.loads(capsys.readouterr().out) == [{"a": "NaN", "b": ["-Infinity", "AA=="], "c": 0.5}]
