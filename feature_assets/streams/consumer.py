@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 from feature_assets.errors import FeatureAssetsError, PublicationConflict, RecordsLost, StoreError
@@ -68,7 +69,7 @@ class Consumer:
         self._ends: Callable[[], bool] = lambda: False
         self._publishing, self._looked, self._flushed = False, 0.0, time.monotonic()
         self.progress = sink.progress
-        self.progress.shards = set()
+        self.progress.shards, self.progress.started = set(), datetime.now(UTC)
         self._log = opened(self)
 
     def run(self, ends: Callable[[], bool], renewed: Callable[[], Sink | None] = lambda: None) -> None:

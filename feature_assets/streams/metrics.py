@@ -82,6 +82,13 @@ METRICS: Final = (
         lambda progress: {(): progress.overtaken},
     ),
     StreamMetric(
+        "feature_assets_stream_started_timestamp_seconds",
+        "gauge",
+        "When this process last joined the consumers of the source: at its start, or after a failure.",
+        ("source",),
+        lambda progress: {(): progress.started.timestamp()},
+    ),
+    StreamMetric(
         "feature_assets_stream_shards",
         "gauge",
         "Shards that this process reads.",
