@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _LONGEST_POLL: Final = 0.5
 _LAG_EVERY: Final = 1.0
+_REST: Final = 60.0
+"""Seconds without a record after which what lies behind the last one is looked at."""
 
 
 def made_anew(source: str, shard: Shard) -> str:
@@ -68,6 +70,7 @@ class Consumer:
         self._failed: FeatureAssetsError | None = None
         self._ends: Callable[[], bool] = lambda: False
         self._publishing, self._looked, self._flushed = False, 0.0, time.monotonic()
+        self._rested = self._flushed
         self.progress = sink.progress
         self.progress.shards, self.progress.started = set(), datetime.now(UTC)
         self._log = opened(self)
@@ -120,15 +123,26 @@ class Consumer:
                 self._due = self._flushed + limits.seconds
             self._gathered.extend(read)
         if self._is_due():
-            self._flushed = time.monotonic()
+            self._flushed = self._rested = time.monotonic()
             self._flush(patient=True)
             self._raise_failed()
+        elif not len(self._gathered) and time.monotonic() >= self._rested + _REST:
+            self._rested = time.monotonic()
+            self._pass_over()
 
     def _is_due(self) -> bool:
         gathered, limits = self._gathered, self._limits
         if not len(gathered):
             return False
         return len(gathered) >= limits.rows or gathered.bytes >= limits.bytes or time.monotonic() >= self._due
+
+    def _pass_over(self) -> None:
+        """Have the tables behind what is no record at the end of a shard: it would count as unread, and as lost when it goes."""
+        try:
+            self._sink.pass_over(self._log.passed())
+        except (StoreError, PublicationConflict) as error:
+            # Whoever was first is met again with the next batch.
+            log.info("not passed over source=%s error=%s: %s", self._source, type(error).__name__, error)
 
     def _raise_failed(self) -> None:
         # Raised in the callbacks of a client it might be swallowed there.

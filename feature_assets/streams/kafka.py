@@ -227,6 +227,11 @@ class KafkaLog:
         """See `Log`."""
         return _bounds(self._consumer, self._source, shard)
 
+    def passed(self) -> dict[Shard, int]:
+        """See `Log`: librdkafka steps over the markers of transactions."""
+        read = self._consumer.position([self._partition(shard, None) for shard in self._at])
+        return {Shard(one.topic, str(one.partition)): one.offset - 1 for one in read if one.offset >= 0}
+
     def origin(self, shard: Shard) -> int | None:
         """See `Log`: that of its topic."""
         if self._origins is None:
@@ -236,9 +241,10 @@ class KafkaLog:
     def lag(self) -> dict[Shard, Lag]:
         """See `Log`."""
         found = {}
-        for shard, after in list(self._at.items()):
+        read = {shard: after for shard, after in self._at.items() if after is not None} | self.passed()
+        for shard, after in read.items():
             known = self._consumer.get_watermark_offsets(self._partition(shard, None), cached=True)
-            if known is not None and known[1] >= 0 and after is not None:
+            if known is not None and known[1] >= 0:
                 found[shard] = Lag(records=max(0, known[1] - 1 - after))
         return found
 
@@ -288,6 +294,7 @@ def _client(source: KafkaSource, given: Mapping[str, Any], **callbacks: Any) -> 
         "client.id": "feature-assets",
         # What is read ahead is memory too.
         "queued.max.messages.kbytes": _AHEAD_KILOBYTES,
+        "isolation.level": "read_committed",
         **given,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,

@@ -268,6 +268,10 @@ class KinesisLog:
         """See `Log`: Kinesis does not tell."""
         return None
 
+    def passed(self) -> dict[Shard, int]:
+        """See `Log`: all that has a position is a record."""
+        return {}
+
     def origin(self, shard: Shard) -> int | None:
         """See `Log`: Kinesis refuses the positions of another stream's shard."""
         return None

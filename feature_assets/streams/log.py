@@ -137,6 +137,12 @@ class Log(Protocol):
         """What the shard has now; None where the log does not tell. Its end may be told too low, its start not too high."""
         ...
 
+    def passed(self) -> Mapping[Shard, int]:
+        """By shard up to which position there is nothing that has not been handed over, as far as the log tells: behind the
+        last record may lie what is none, as the ends of transactions, and records that were taken back.
+        """
+        ...
+
     def origin(self, shard: Shard) -> int | None:
         """A number of 62 bits that tells the shard from one of the same name in a stream that was removed and made again;
         None where the log does not tell, or tells it by itself. Asked as shards are assigned.

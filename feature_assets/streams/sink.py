@@ -133,6 +133,19 @@ class Sink:
             if self._at[name].get(shard) is None:
                 self._move(view, no_stream_rows(view), {shard: after})
 
+    def pass_over(self, passed: Mapping[Shard, int]) -> None:
+        """Have every view go on after these positions, up to which there are no more records.
+
+        Raises:
+            Overtaken, PublicationConflict, StoreError: as `publish`.
+        """
+        for name, view in self._views.items():
+            at = self._at[name]
+            if after := {
+                shard: to for shard, to in passed.items() if (found := at.get(shard)) is not None and found < to
+            }:
+                self._move(view, no_stream_rows(view), after)
+
     def move(self, shard: Shard, after: int) -> None:
         """Have every view go on after this position, wherever it is; dead letters too."""
         for view in self._views.values():

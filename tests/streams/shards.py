@@ -31,6 +31,10 @@ class Shards:
         self.next[at] = position + self.by
         return position
 
+    def mark(self, number: int) -> None:
+        """Take a position for what is no record, as the end of a transaction does."""
+        self.next[shard(number)] += self.by
+
     def remove_before(self, number: int, position: int) -> None:
         """As retention does."""
         at = shard(number)
@@ -104,6 +108,10 @@ class Member:
 
     def bounds(self, shard: Shard) -> Bounds:
         return Bounds(self.shards.first[shard], self.shards.next[shard])
+
+    def passed(self) -> dict[Shard, int]:
+        left = {one: self.shards.records[one][-1:] for one, at in self.at.items() if at is not None}
+        return {one: self.shards.next[one] - 1 for one, last in left.items() if not last or last[0][0] == self.at[one]}
 
     def origin(self, shard: Shard) -> int | None:
         return self.shards.origins.get(shard)

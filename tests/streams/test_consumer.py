@@ -17,6 +17,7 @@ from feature_assets.online import open_online_store
 from feature_assets.publication import append
 from feature_assets.settlement import pending, reconcile, verify
 from feature_assets.spec import Entity, Expressions, Field, KafkaSource, Stream, TimePartitions, ViewSpec
+from feature_assets.streams import consumer as consumers
 from feature_assets.streams.admission import Intake
 from feature_assets.streams.consumer import Consumer, Limits
 from feature_assets.streams.dead_letters import dead_letter_store, table_of
@@ -401,6 +402,54 @@ def test_records_that_are_gone_stop_a_consumer_or_are_counted(world: World) -> N
         going.step()
     assert going.progress.lost == 5, "removed while it ran"
     assert [row[0] for row in world.rows()] == [0, 1, 2, 7, 9]
+
+
+def test_what_is_no_record_is_neither_lost_nor_left_to_be_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ends of transactions take positions too, and what was taken back leaves a gap."""
+    for driver in range(3):
+        world.log.write(0, ride(driver))
+        world.log.mark(0)
+    world.log.write(1, ride(7))
+    consumer, _ = world.consumer(0, 1)
+    consumer.step()
+    consumer.step()
+    commits = len(world.offline.commits(TRIPS))
+    monkeypatch.setattr(consumers, "_REST", 0.0)
+    consumer.step()
+    assert world.offline.streamed(TRIPS, "rides", ["rides/0", "rides/1"])["rides/0"].position == 5
+    consumer.step()
+    assert len(world.offline.commits(TRIPS)) == commits + 1, "once, and nothing for the shard without"
+    world.log.remove_before(0, 6)
+    heir, _ = world.consumer(0, 1)
+    heir.step()
+    world.log.write(0, ride(9))
+    heir.step()
+    assert [row[0] for row in world.rows()] == [0, 1, 2, 7, 9]
+    assert heir.progress.lost == 0
+    assert world.is_right()
+
+
+def test_what_is_no_record_is_passed_over_by_whoever_has_the_shard(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "_REST", 0.0)
+    world.log.write(0, ride(1))
+    zombie, member = world.consumer(0)
+    zombie.step()
+    world.log.write(0, ride(2))
+    world.log.mark(0)
+    heir, _ = world.consumer(0)
+    for _ in range(2):
+        heir.step()
+    # As if it had read the second record, and not published it.
+    member.at[shard(0)] = 1
+    zombie.step()
+    assert [row[0] for row in world.rows()] == [1, 2]
+    assert world.offline.streamed(TRIPS, "rides", ["rides/0"])["rides/0"].position == 2
+    world.log.write(0, ride(3))
+    zombie.step()
+    zombie.step()
+    assert [row[0] for row in world.rows()] == [1, 2, 3]
 
 
 def test_a_stream_that_was_made_anew_stops_a_consumer(world: World) -> None:

@@ -24,7 +24,7 @@ from feature_assets.online import open_online_store
 from feature_assets.registry import Registry, RegistryStore
 from feature_assets.settlement import pending, verify
 from feature_assets.spec import KafkaSource
-from feature_assets.streams import kafka
+from feature_assets.streams import consumer, kafka
 from feature_assets.streams.dead_letters import dead_letter_store
 from feature_assets.streams.kafka import properties
 from feature_assets.streams.opening import opener, survey
@@ -273,6 +273,58 @@ def test_a_topic_that_was_made_anew_is_noticed_though_it_has_more_records_than_b
     consume(project.settings, 8)
     assert [row[2] for row in project.rows()].count(8.0) == 8
     assert project.is_right()
+
+
+def test_the_ends_of_transactions_are_no_records_and_are_passed_over(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This broker marks where transactions end, as others do; but it does not hide those that were taken back."""
+    monkeypatch.setattr(consumer, "_REST", 0.5)
+    project = Project(tmp_path, broker, "transactions", partitions=1)
+    producer = confluent_kafka.Producer({**broker.properties, "transactional.id": "rides"})
+    producer.init_transactions(20)
+    for number in range(3):
+        producer.begin_transaction()
+        producer.produce("transactions", json.dumps(ride(number)).encode(), partition=0)
+        producer.commit_transaction(20)
+
+    def reached() -> int | None:
+        return project.offline.streamed(TRIPS, "rides", ["transactions/0"])["transactions/0"].position
+
+    consumers = Consumers(project.settings)
+    thread = threading.Thread(target=consumers.run)
+    thread.start()
+    try:
+        latest = time.monotonic() + 60
+        while reached() != 5:
+            assert time.monotonic() < latest, reached()
+            time.sleep(0.05)
+        progress = consumers.running["rides"].progress
+        while {lag.records for lag in progress.lag.values()} != {0}:
+            assert time.monotonic() < latest, progress.lag
+            time.sleep(0.05)
+    finally:
+        consumers.stop()
+        thread.join(30)
+    assert progress.lost == 0
+    assert [row[0] for row in project.rows()] == [0, 1, 2]
+
+
+def test_what_was_not_committed_is_not_read_unless_a_connection_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+
+    class Told(Exception):
+        pass
+
+    def made(properties: dict[str, Any], **options: Any) -> None:
+        given.append(properties)
+        raise Told
+
+    monkeypatch.setattr(kafka.kafka, "Consumer", made)
+    for more in ({}, {"isolation.level": "read_uncommitted"}):
+        with pytest.raises(Told):
+            kafka.KafkaLog(RIDES, "g", {"bootstrap.servers": "a:1", **more}, SimpleNamespace())
+    assert [one["isolation.level"] for one in given] == ["read_committed", "read_uncommitted"]
 
 
 def test_while_a_group_shares_out_anew_nothing_is_assigned_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
