@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
+from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
 
 from feature_assets.publication import Publication
 from feature_assets.shapes import Shape
@@ -76,7 +78,7 @@ def partition_materializations(
     key: dg.AssetKey,
     lineage: Mapping[str, Any],
     context: dg.AssetExecutionContext,
-) -> Iterator[dg.AssetMaterialization]:
+) -> Iterator[DagsterEvent]:
     """For a range: each partition's own row count and data version; with the last one, what the whole run did.
 
     A run has one data version for all its partitions; with that alone, rows that changed in one partition would make
@@ -86,9 +88,11 @@ def partition_materializations(
         return
     dimensions = {str(one): _dimensions(one) for one in context.partition_keys}
     inputs = _inputs(key, context)
+    # Marked as one batch, as Dagster marks its own: an event log that can stores them together.
+    batch, step = uuid4().hex, context.get_step_execution_context()
     for partition in publication.partitions:
         last = partition == publication.partitions[-1]
-        yield dg.AssetMaterialization(
+        told = dg.AssetMaterialization(
             asset_key=key,
             partition=partition,
             metadata={
@@ -103,6 +107,7 @@ def partition_materializations(
                 "dagster/code_version": spec.code_version,
             },
         )
+        yield DagsterEvent.asset_materialization(step, told, DagsterEventBatchMetadata(batch, last))
 
 
 def _dimensions(partition: str) -> dict[str, str]:

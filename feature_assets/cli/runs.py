@@ -1,5 +1,6 @@
 """Dagster runs in this process: one per contiguous range of partitions, reported in words."""
 
+import fcntl
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
+from feature_assets.cli.event_log import BATCH, batched
 from feature_assets.cli.output import warn
 from feature_assets.cli.partitions import Target
 from feature_assets.config import Settings
@@ -66,13 +68,24 @@ def dagster_instance(settings: Settings) -> Iterator[tuple[dg.DagsterInstance, b
     if not place.is_dir():
         raise ConfigurationError(f"Dagster's home {home} is not there. Make it, or unset DAGSTER_HOME.")
     os.environ["DAGSTER_HOME"] = str(place)
+    # By itself Dagster stores event by event, of which a partition has three.
+    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", str(BATCH))
     try:
-        instance = dg.DagsterInstance.local_temp(str(place), overrides=_NO_CAPTURE)
+        with _one_at_a_time(place):
+            instance = dg.DagsterInstance.local_temp(str(place), overrides={**_NO_CAPTURE, **batched(place)})
     # Dagster has no class of errors for settings, storage and schema together.
     except Exception as error:
         raise ConfigurationError(f"Dagster's home {home} cannot be used: {_first_line(error)}") from error
     with instance:
         yield instance, True
+
+
+@contextmanager
+def _one_at_a_time(home: Path) -> Iterator[None]:
+    """Two processes that make Dagster's databases at once leave them broken for good."""
+    with (home / ".opening").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def tell_if_passing(settings: Settings, *, lasting: bool) -> None:
