@@ -1,10 +1,11 @@
-"""T2: a Ray cluster of several raylets joins the parts of a spine, and workers are killed meanwhile."""
+"""T2: a Ray cluster of several raylets joins the parts of a spine and writes the result; workers are killed meanwhile."""
 
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,11 +18,13 @@ import pytest
 from feature_assets.spec import Field
 from feature_assets.types import Float64, Int64
 from tests.acceptance.running import tell
+from tests.historical.engines import ADDRESS_VARIABLE, ENGINE_VARIABLE
 from tests.historical.world import CLOCK, World, view
 
 pytest.importorskip("daft")
 pytest.importorskip("ray")
 
+ROOT = Path(__file__).parents[2]
 ROWS, SPINE, PARTS = 1_000_000, 1_500_000, 6
 START = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 SPAN = int(timedelta(days=60).total_seconds()) * 1_000_000
@@ -34,14 +37,22 @@ from tests.acceptance.test_ray import STATS
 from feature_assets.historical import historical_features
 from feature_assets.offline import OfflineStore
 from feature_assets.registry import Registry
+from feature_assets.training import TrainingSets, training_set
 
-folder, address, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+folder, address, form, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
+training_set.PIECE_BYTES = 0  # stretches as short as can be: 23 of them
 asked = historical_features(
     Registry.of([STATS]), OfflineStore(str(folder / "offline")), folder / "spine.parquet", ["stats:*"],
-    memory_limit="100MB", engine="daft-ray", address=address, scratch=str(folder),
+    memory_limit="100MB", engine="daft-ray", address=address, scratch=str(folder), sets=TrainingSets(folder / "training"),
     progress=lambda made: print(made.stage, made.done, flush=True),
 )
-asked.write_parquet(folder / name)
+writes = {
+    "file": lambda: asked.write_parquet(folder / name),
+    "folder": lambda: asked.write_parquet(f"{folder / name}/"),
+    "table": lambda: asked.write_delta(folder / name),
+    "set": lambda: asked.save(name),
+}
+writes[form]()
 """
 
 
@@ -95,27 +106,66 @@ def workers() -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("killed", [0, 2])
-def test_a_cluster_gives_the_rows_of_one_process_whoever_dies(world, cluster, killed):
-    expected = world.ask(pl.scan_parquet(world.folder / "spine.parquet"), ["stats:*"]).collect()
-    name = f"answer-{killed}.parquet"
-    command = [sys.executable, "-c", CHILD, str(world.folder), cluster.address, name]
-    root = Path(__file__).parents[2]
+def written(world: World, form: str, name: str) -> pl.DataFrame:
+    """What is there: every file counts, so that a row that is written twice shows."""
+    if form == "set":
+        return world.sets.load(name).collect()
+    paths = sorted((world.folder / name).glob("*.parquet")) if form != "file" else [world.folder / name]
+    return pl.read_parquet(paths, glob=False)
+
+
+# Of workers killed one dies while parts are joined, the other while stretches are written.
+@pytest.mark.parametrize(
+    "form, killed", [("folder", []), *((form, ["joining", "writing"]) for form in ("folder", "table", "set"))]
+)
+def test_a_cluster_gives_the_rows_of_one_process_whoever_dies(world, cluster, form, killed):
+    asked = world.ask(pl.scan_parquet(world.folder / "spine.parquet"), ["stats:*"])
+    name = f"answer-{form}-{len(killed)}"
+    command = [sys.executable, "-c", CHILD, str(world.folder), cluster.address, form, name]
+    dead: list[str] = []
+    seen = 0
+    begun = time.monotonic()
     with (
-        (world.folder / f"log-{killed}").open("wb") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=root) as child,
+        (world.folder / f"log-{name}").open("wb") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT) as child,
     ):
-        watchdog = threading.Timer(300, child.kill)
+        watchdog = threading.Timer(280, child.kill)
         watchdog.start()
-        dead = seen = 0
         for line in child.stdout or ():
             seen = max(seen, len(workers()))
-            if line.startswith("joining") and dead < killed and (found := workers()):
+            stage = line.split()[0]
+            if stage in killed and stage not in dead and (found := workers()):
                 os.kill(found[0], signal.SIGKILL)
-                dead += 1
+                dead.append(stage)
         child.wait()
         watchdog.cancel()
-    assert child.returncode == 0, (world.folder / f"log-{killed}").read_text()[-3000:]
+    assert child.returncode == 0, (world.folder / f"log-{name}").read_text()[-3000:]
     assert dead == killed
-    tell("T2", spine=f"{SPINE:,} rows", workers=seen, killed=dead)
-    assert pl.read_parquet(world.folder / name).equals(expected)
+    tell("T2", form=form, workers=seen, killed=len(dead), seconds=round(time.monotonic() - begun))
+    expected = asked.collect()
+    assert written(world, form, name).equals(expected)
+    if form == "table":
+        assert pl.read_delta(str(world.folder / name)).height == SPINE
+    if form == "set":
+        assert world.sets.manifest(name).result == asked.manifest.result
+    assert not list(world.folder.rglob(".*.parquet*")), "somebody's drafts were left behind"
+
+
+@pytest.mark.parametrize(
+    "tests",
+    ["tests/promises/test_point_in_time.py::test_the_same_rows_come_out_of_many_processes", "tests/objects/test_s3.py"],
+)
+def test_the_promises_hold_on_the_cluster(cluster, tests):
+    """The property test of point-in-time joins, and the join of what lies in S3, as they are run with Daft alone."""
+    environment = {**os.environ, ENGINE_VARIABLE: "daft-ray", ADDRESS_VARIABLE: cluster.address}
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", tests]
+    begun = time.monotonic()
+    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert "skipped" not in run.stdout
+    tell(
+        "T2",
+        of=tests.partition("::")[2] or tests,
+        told=run.stdout.strip().splitlines()[-1],
+        seconds=round(time.monotonic() - begun),
+    )

@@ -13,6 +13,7 @@ from feature_assets.registry import Registry, RegistryStore
 from feature_assets.spec import Field, ViewSpec
 from feature_assets.training import TrainingSets
 from feature_assets.types import Float64, Int64, String
+from tests.historical.engines import SPREADING, spreading
 from tests.historical.world import HOUR, NOON, World, spine, view
 
 pytestmark = pytest.mark.xdist_group("s3")
@@ -111,7 +112,7 @@ class TestRegistryOnS3:
         assert {view.description for view in published.registry.views.values()} == {"3"}
 
 
-@pytest.mark.parametrize("engine", ["polars", "daft"])
+@pytest.mark.parametrize("engine", ["polars", SPREADING])
 def test_a_training_set_is_joined_and_kept_on_it_part_by_part(s3, tmp_path, monkeypatch, engine: str) -> None:
     """Spine, histories, parts of both, saved rows and the files that are written: all lie there."""
     pytest.importorskip("daft")
@@ -125,9 +126,8 @@ def test_a_training_set_is_joined_and_kept_on_it_part_by_part(s3, tmp_path, monk
     here.publish(stats, [{"driver": f"d{n % 7}", "at": NOON + n * HOUR, "trips": n} for n in range(60)])
     asked = spine([NOON + n * HOUR for n in minutes], driver=[f"d{n % 7}" for n in minutes])
     asked.write_parquet(f"{place}/spine.parquet", **options)
-    found = here.ask(
-        f"{place}/spine.parquet", ["stats:trips"], memory_limit=10_000, engine=engine, scratch=f"{place}/scratch"
-    )
+    asking = {"memory_limit": 10_000, "scratch": f"{place}/scratch", **spreading(engine)}
+    found = here.ask(f"{place}/spine.parquet", ["stats:trips"], **asking)
     manifest = found.save("rows")
     assert len(manifest.files) > 4
     assert here.sets.load("rows").collect()["trips"].to_list() == minutes

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from feature_assets.historical import Progress, budget
 from feature_assets.spec import Field, ViewProjection
 from feature_assets.types import Float64, Int64, String, moment
+from tests.historical.engines import SPREADING, spreading
 from tests.historical.world import CLOCK, NOON, World, view
 from tests.promises.oracle import Moment, Row, by_loop, by_sql
 
@@ -227,11 +228,11 @@ def test_the_same_rows_come_out_of_little_memory(
 
 
 @given(cases, st.booleans(), st.sampled_from([1, 6_000, 12_000, 10**9]), st.booleans())
-@settings(max_examples=max(5, settings().max_examples // 12))
-def test_the_same_rows_come_out_of_daft(
+@settings(max_examples=max(5, settings().max_examples // 12) if SPREADING == "daft" else 25)
+def test_the_same_rows_come_out_of_many_processes(
     case: tuple[Published, list[SpineRow]], cutoff: bool, limit: int, lazy: bool
 ) -> None:
-    """Each part is a task of its own, which finds its histories itself."""
+    """Each part is a task of its own, which finds its histories itself, and so is each stretch that is written."""
     pytest.importorskip("daft")
     published, rows = case
     frame = spine_of(rows)
@@ -244,10 +245,13 @@ def test_the_same_rows_come_out_of_daft(
             full_feature_names=True,
             created_cutoff=cutoff,
             memory_limit=limit,
-            engine="daft",
+            **spreading(),
         )
+        asked.write_parquet(f"{here.folder}/written/")
+        written = pl.read_parquet(here.folder / "written")
         answer = asked.collect()
     check(answer, rows, stored, cutoff=cutoff)
+    assert written.equals(answer)
 
 
 @pytest.mark.parametrize("off, found", [(-1, False), (0, True), (TTL // timedelta(microseconds=1), True)])
