@@ -187,6 +187,7 @@ def _online(project: Project) -> Iterator[Finding]:
     store = project.online
     tables = store.tables()
     yield from _problems("online store", getattr(store, "doctor", list)())
+    yield from _problems("online store", _otherwise(project))
     yield Finding("online store", "ok", f"{project.settings.online_url}: {counted(len(tables), 'table')}")
     behind: dict[str, int] = {}
     for view in _known_views(project):
@@ -197,6 +198,21 @@ def _online(project: Project) -> Iterator[Finding]:
     if any(behind.values()):
         names = ", ".join(f"{name} ({count})" for name, count in sorted(behind.items()) if count)
         yield Finding("online store", "problem", f"partitions have not reached it: {names}", "feature-assets reconcile")
+
+
+def _otherwise(project: Project) -> list[str]:
+    from feature_assets.online.protocol import MadeByOptions
+
+    store = project.online
+    found: dict[str, list[str]] = {}
+    if isinstance(store, MadeByOptions):
+        for table, what in store.differences(_known_views(project)):
+            found.setdefault(table, []).append(what)
+    return [
+        f"Table {table} is otherwise than the URL of the online store says: it {'; '.join(whats)}. "
+        "Run: feature-assets reconcile --tables"
+        for table, whats in found.items()
+    ]
 
 
 def _problems(what: str, problems: list[str]) -> Iterator[Finding]:

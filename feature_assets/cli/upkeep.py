@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from feature_assets.cli.app import app, command
-from feature_assets.cli.failures import NotWell
+from feature_assets.cli.failures import Mistake, NotWell
 from feature_assets.cli.output import (
     AsJson,
     Column,
@@ -107,12 +107,21 @@ def _print_compared(rows: Sequence[Mapping[str, Any]]) -> None:
             say(f"{row['view']}: {key} {example['what']}", style="yellow")
 
 
-@command(app, "reconcile", section=_SECTION, examples=["reconcile", "reconcile customer_orders --force"])
+@command(
+    app,
+    "reconcile",
+    section=_SECTION,
+    examples=["reconcile", "reconcile customer_orders --force", "reconcile --tables"],
+)
 def reconcile(
     ctx: typer.Context,
     views: Views = None,
     force: Annotated[
         bool, typer.Option("--force", help="Compare every key, also where the ledger says that nothing is pending.")
+    ] = False,
+    tables: Annotated[
+        bool,
+        typer.Option("--tables", help="Bring the online store's tables to what its URL says now, rather than rows."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is pending.")] = False,
     as_json: AsJson = False,
@@ -126,6 +135,13 @@ def reconcile(
     from feature_assets.settlement import reconcile as settle
 
     project = Project.of(ctx)
+    if tables:
+        if views or force:
+            raise Mistake(
+                "--tables is for all of them, and for nothing else.", attempt="feature-assets reconcile --tables"
+            )
+        _amend_tables(project, dry_run=dry_run, as_json=as_json)
+        return
     rows: list[dict[str, Any]] = []
     if not dry_run and drain_orphans(project.settings, project.offline, project.online):
         note("Published what a process had pushed and left behind.", style="")
@@ -149,6 +165,25 @@ def reconcile(
         return
     shown = rows if as_json else [{**row, "pending": _few(row["pending"])} for row in rows]
     show(shown, columns, as_json=as_json, empty="No view was materialised yet.")
+
+
+def _amend_tables(project: Project, *, dry_run: bool, as_json: bool) -> None:
+    from feature_assets.online.protocol import MadeByOptions
+
+    store = project.online
+    if not isinstance(store, MadeByOptions):
+        raise Mistake(f"{project.settings.online} has no options that tables are made with.")
+    views = list(project.registry.every_version())
+    with working("Looking at tables …"):
+        found = list(store.differences(views) if dry_run else store.amend(views))
+    if not found and not as_json:
+        done("Every table is as the URL of the online store says.")
+        return
+    columns = (
+        Column("table", style="name"),
+        Column("what", "would change, for it" if dry_run else "was changed, for it"),
+    )
+    show([{"table": one.table, "what": one.what} for one in found], columns, as_json=as_json, empty="")
 
 
 def _few(names: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ timestamp, publication). Rows go in and out as frames of exact dtypes; the read 
 All times are UTC microseconds.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol, TypeAlias, overload, runtime_checkable
@@ -160,6 +160,26 @@ class ForgetsExpired(Protocol):
     @property
     def forgets_expired(self) -> bool:
         """Whether it does, as it is set up."""
+        ...
+
+
+class TableDifference(NamedTuple):
+    """A table, and what it has otherwise than it should: "has no point-in-time recovery"."""
+
+    table: str
+    what: str
+
+
+@runtime_checkable
+class MadeByOptions(Protocol):
+    """A store whose tables are made by options of its URL, which may have changed since."""
+
+    def differences(self, views: Iterable[ViewSpec]) -> Iterator[TableDifference]:
+        """What tables have otherwise than the options say now; how long rows stay is looked at for these views."""
+        ...
+
+    def amend(self, views: Iterable[ViewSpec]) -> Iterator[TableDifference]:
+        """Mend each difference, then name it. Repeating it changes nothing."""
         ...
 
 

@@ -59,7 +59,8 @@ def _actions(environ: dict[str, Any]) -> Iterable[tuple[str, str]]:
 
 def _table(environ: dict[str, Any]) -> str:
     asked = json.loads(_body(environ) or b"{}")
-    return str(asked.get("TableName") or next(iter(asked.get("RequestItems", {})), ""))
+    named = asked.get("TableName") or asked.get("ResourceArn", "").rpartition("/")[2]
+    return str(named or next(iter(asked.get("RequestItems", {})), ""))
 
 
 def _body(environ: dict[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -30,7 +31,7 @@ present = 2013-02-12T00:00:00Z
 offline = "s3://features/offline"
 registry = "s3://features/registry"
 training = "s3://features/training"
-online = "dynamodb:flights?region=us-east-1&endpoint={endpoint}"
+online = "dynamodb:flights?region=us-east-1&endpoint={endpoint}&{options}"
 
 [storage_options]
 aws_endpoint_url = "{endpoint}"
@@ -39,11 +40,34 @@ allow_http = "true"
 """
 
 
+# A first load goes by batches if it is large enough.
+_SEATS = """
+
+@feature_view(
+    entities=[Entity("seat", {"seat": String})],
+    event_timestamp="at",
+    ttl=timedelta(days=30),
+    schema=[Field("taken", Float64)],
+)
+def seats() -> pl.DataFrame:
+    numbers = pl.int_range(2_000, eager=True)
+    rows = pl.DataFrame({"seat": numbers.cast(pl.String), "taken": numbers.cast(pl.Float64)})
+    return rows.with_columns(at=pl.datetime(2013, 2, 11))
+
+
+defs = feature_definitions([airport_weather, departures, seats])
+"""
+
+
 class Cloud:
     """A recording S3 and DynamoDB, and a project on them."""
 
     def __init__(self, endpoint: str, folder: Path) -> None:
         self.endpoint, self.folder = endpoint, folder
+
+    def set_options(self, options: str) -> None:
+        """Of the URL of the online store."""
+        (self.folder / "feature_assets.toml").write_text(_SETTINGS.format(endpoint=self.endpoint, options=options))
 
     def environment(self, role: str) -> dict[str, str]:
         return {
@@ -75,8 +99,11 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
         httpx.put(f"{endpoint}/features", timeout=20)
         folder = tutorial_project(tmp_path_factory.mktemp("aws"))
-        (folder / "feature_assets.toml").write_text(_SETTINGS.format(endpoint=endpoint))
-        yield Cloud(endpoint, folder)
+        with (folder / "definitions.py").open("a") as definitions:
+            definitions.write(_SEATS)
+        made = Cloud(endpoint, folder)
+        made.set_options(_options())
+        yield made
         server.kill()
 
 
@@ -84,8 +111,13 @@ def test_each_role_needs_no_more_than_its_policy_allows(cloud: Cloud) -> None:
     cloud.run("publisher", "apply")
     cloud.run("materialiser", "materialize", "airport_weather", "--partition", "2013-02-11")
     cloud.run("materialiser", "materialize", "airport_weather", "--partition", "2013-02-10")
-    cloud.run("materialiser", "verify", "airport_weather")
+    cloud.run("materialiser", "materialize", "seats")
+    cloud.run("materialiser", "verify")
     cloud.run("materialiser", "reconcile", "--force")
+    cloud.run("materialiser", "erase", "--entity", "origin=EWR", "--yes")
+    cloud.set_options(f"{_options()},cost:ours&read_units=9&write_units=9")
+    cloud.run("materialiser", "reconcile", "--tables")
+    cloud.run("materialiser", "doctor")
     (cloud.folder / "spine.csv").write_text("origin,event_timestamp\nJFK,2013-02-11T20:00:00\n")
     cloud.run("trainer", "training", "save", "february", "departures", "--spine", "spine.csv")
     cloud.run("trainer", "training", "rebuild", "february")
@@ -95,6 +127,16 @@ def test_each_role_needs_no_more_than_its_policy_allows(cloud: Cloud) -> None:
     policies = {role: _policy(role) for role in ROLES}
     beyond = [call for call in called if not _allows(policies[call[0]], *call[1:])]
     assert beyond == []
+    unused = {action for action in _actions("materialiser") if action.startswith("dynamodb:")}
+    assert unused - {action for role, action, _ in called if role == "materialiser"} == set(), "what nobody needs"
+
+
+def _options() -> str:
+    """What the settings that we ship say of tables."""
+    settings = tomllib.loads((DEPLOY / "feature_assets.toml").read_text().replace("${PREFIX}", "flights"))
+    options = str(settings["online"]).partition("?")[2].partition("&")[2]
+    assert options == "recovery=true&tags=project:flights"
+    return options
 
 
 def _look_up(cloud: Cloud) -> None:
@@ -161,9 +203,18 @@ def test_policies_name_no_action_by_a_wildcard(role: str) -> None:
         assert statement["Resource"] != ["*"] or statement["Action"] == ["dynamodb:ListTables"]
 
 
+def _actions(role: str) -> set[str]:
+    return {action for statement in _policy(role)["Statement"] for action in statement["Action"]}
+
+
 def test_the_server_may_change_nothing() -> None:
-    actions = {action for statement in _policy("server")["Statement"] for action in statement["Action"]}
-    assert actions == {"s3:GetObject", "s3:ListBucket", "dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query"}
+    assert _actions("server") == {
+        "s3:GetObject",
+        "s3:ListBucket",
+        "dynamodb:BatchGetItem",
+        "dynamodb:GetItem",
+        "dynamodb:Query",
+    }
 
 
 def test_dagster_takes_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,7 @@ class Reader:
 
     def _diff(self, block: Block) -> None:
         """A change of a file, whose name stands in the first line: where the old lines stand, the new ones are put."""
-        name, *lines = block.text.splitlines()
+        name, *lines = self._here(block.text).splitlines()
         path = self.folder / name.removeprefix(" ").removeprefix("# ")
         old = "".join(f"{line[1:]}\n" for line in lines if line[:1] != "+")
         new = "".join(f"{line[1:]}\n" for line in lines if line[:1] != "-")

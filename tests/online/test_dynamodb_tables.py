@@ -16,7 +16,7 @@ from feature_assets.errors import ContractBroken
 from feature_assets.online import open_online_store
 from feature_assets.online.dynamodb import store as dynamodb_store
 from feature_assets.online.dynamodb.items import Shape
-from feature_assets.online.protocol import AppliedPublication, WriteCount
+from feature_assets.online.protocol import AppliedPublication, MadeByOptions, TableDifference, WriteCount
 from feature_assets.spec import Entity, Field, ViewSpec
 from feature_assets.testing import minute, online_rows
 from feature_assets.testing.online import WEATHER, weather
@@ -44,19 +44,94 @@ def test_tables_are_made_as_declared(spoiled_endpoint: str, monkeypatch: pytest.
     assert [name for name in tables if name in (f"{prefix}.catalogue", f"{prefix}.small.v1")] == tables[:1] + tables[2:]
     assert tables[1].startswith(f"{prefix}.loaded.v1.")
     for name in tables:
-        made = client.describe_table(TableName=name)["Table"]
-        units = made["ProvisionedThroughput"]
-        assert (units["ReadCapacityUnits"], units["WriteCapacityUnits"]) == (7, 3)
-        assert (made["SSEDescription"]["SSEType"], made["SSEDescription"]["KMSMasterKeyArn"]) == ("KMS", KMS)
-        tags = client.list_tags_of_resource(ResourceArn=made["TableArn"])["Tags"]
-        assert {tag["Key"]: tag["Value"] for tag in tags} == {"team": "flights", "stage": "prod"}
-        backups = client.describe_continuous_backups(TableName=name)["ContinuousBackupsDescription"]
-        assert backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"] == "ENABLED"
-        expires = client.describe_time_to_live(TableName=name)["TimeToLiveDescription"]
-        if name.endswith("catalogue"):
-            assert expires["TimeToLiveStatus"] == "DISABLED"
-        else:
-            assert (expires["TimeToLiveStatus"], expires["AttributeName"]) == ("ENABLED", "__expires")
+        assert_declared(client, name, {"team": "flights", "stage": "prod"})
+
+
+def assert_declared(client: Any, table: str, tags: dict[str, str]) -> None:
+    """Capacity, key, recovery and, but for the catalogue, expiry."""
+    made = client.describe_table(TableName=table)["Table"]
+    units = made["ProvisionedThroughput"]
+    assert (units["ReadCapacityUnits"], units["WriteCapacityUnits"]) == (7, 3)
+    assert (made["SSEDescription"]["SSEType"], made["SSEDescription"]["KMSMasterKeyArn"]) == ("KMS", KMS)
+    found = client.list_tags_of_resource(ResourceArn=made["TableArn"])["Tags"]
+    assert {tag["Key"]: tag["Value"] for tag in found} == tags
+    backups = client.describe_continuous_backups(TableName=table)["ContinuousBackupsDescription"]
+    assert backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"] == "ENABLED"
+    expires = client.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
+    if table.endswith("catalogue"):
+        assert expires["TimeToLiveStatus"] == "DISABLED"
+    else:
+        assert (expires["TimeToLiveStatus"], expires["AttributeName"]) == ("ENABLED", "__expires")
+
+
+def test_tables_are_brought_to_what_the_url_says_now(endpoint: str) -> None:
+    prefix = f"t{uuid4().hex[:10]}"
+    url = f"dynamodb:{prefix}?region=us-east-1&endpoint={endpoint}"
+    view, other = msgspec.structs.replace(WEATHER, ttl=TTL), msgspec.structs.replace(WEATHER, name="other")
+    first = open_online_store(f"{url}&expire=false&tags=owner:ours&key={KMS}")
+    assert isinstance(first, MadeByOptions)
+    for one in (view, other):
+        first.prepare(one)
+    first.write(view, online_rows(view, [weather("JFK", 1)]), None)
+    assert list(first.differences([view, other])) == []
+    second = open_online_store(f"{url}&read_units=7&write_units=3&recovery=true&key={KMS}&tags=team:flights,stage:prod")
+    assert isinstance(second, MadeByOptions)
+    expected = [
+        (f"{prefix}.{table}", what)
+        for table in ("catalogue", "other.v1", "weather.v1")
+        for what in (
+            "is paid on demand, and should have 7 read and 3 write units",
+            "has no tags stage=prod, team=flights",
+            "has no point-in-time recovery",
+            "does not delete what has expired",
+        )
+        if what != "does not delete what has expired" or table == "weather.v1"
+    ]
+    assert sorted(second.differences([view, other])) == sorted(expected)
+    assert len(list(second.differences([other]))) == len(expected) - 1, (
+        "how long rows stay, of the views that are named"
+    )
+    assert list(second.amend([view, other])) == list(map(TableDifference._make, expected))
+    assert list(second.differences([view, other])) == []
+    client = boto3.client("dynamodb", region_name="us-east-1", endpoint_url=endpoint)
+    for name in (f"{prefix}.catalogue", f"{prefix}.weather.v1"):
+        assert_declared(client, name, {"owner": "ours", "team": "flights", "stage": "prod"})
+    third = open_online_store(f"{url}&expire=false")
+    assert isinstance(third, MadeByOptions)
+    assert list(third.amend([view])) == [
+        (f"{prefix}.{table}", what)
+        for table, what in (
+            ("catalogue", "has 7 read and 3 write units, and should be paid on demand"),
+            ("other.v1", "has 7 read and 3 write units, and should be paid on demand"),
+            ("weather.v1", "has 7 read and 3 write units, and should be paid on demand"),
+            ("weather.v1", "deletes what has expired"),
+        )
+    ], "what the URL does not name is left as it is"
+    assert list(third.differences([view])) == []
+    assert third.reader(view, ["temp"])([("JFK",)])[0] != [None]
+    for store in (first, second, third):
+        store.close()
+
+
+@pytest.mark.skipif("FEATURE_ASSETS_TEST_DYNAMODB" not in os.environ, reason="moto does not change a table's key")
+def test_tables_are_encrypted_with_the_key_that_the_url_says_now(endpoint: str) -> None:
+    prefix = f"t{uuid4().hex[:10]}"
+    url = f"dynamodb:{prefix}?region=us-east-1&endpoint={endpoint}"
+    first, second = open_online_store(url), open_online_store(f"{url}&key={KMS}")
+    third = open_online_store(f"{url}&key=alias/ours")
+    assert isinstance(second, MadeByOptions)
+    assert isinstance(third, MadeByOptions)
+    first.prepare(WEATHER)
+    what = f"is encrypted with a key of AWS's, and should be with {KMS}"
+    assert list(second.amend([WEATHER])) == [(f"{prefix}.{table}", what) for table in ("catalogue", "weather.v1")]
+    client = boto3.client("dynamodb", region_name="us-east-1", endpoint_url=endpoint)
+    for table in ("catalogue", "weather.v1"):
+        made = client.describe_table(TableName=f"{prefix}.{table}")["Table"]
+        assert made["SSEDescription"]["KMSMasterKeyArn"] == KMS
+    assert list(second.differences([WEATHER])) == []
+    assert list(third.differences([WEATHER])) == [], "which key an alias names KMS alone knows"
+    for store in (first, second, third):
+        store.close()
 
 
 def test_tables_are_paid_on_demand_unless_capacity_is_asked_for(spoiled_endpoint: str) -> None:

@@ -34,6 +34,7 @@ _READS: Final = frozenset({"batch_get_item", "get_item", "query", "scan"})
 _DONE_WITHOUT: Final = {
     "describe_time_to_live": "expire=false",
     "update_time_to_live": "expire=false",
+    "describe_continuous_backups": "recovery=false",
     "update_continuous_backups": "recovery=false",
 }
 
@@ -64,6 +65,10 @@ class InUse(Exception):
 
 class Refused(Exception):
     """A condition was not met."""
+
+
+class NotKnown(StoreError):
+    """What answers, a stand-in for DynamoDB, does not know the operation."""
 
 
 class NotYet(Exception):
@@ -241,7 +246,7 @@ class Calls:
         if code == "ContinuousBackupsUnavailableException":
             return NotYet()
         if code == "UnknownOperationException" and operation in _DONE_WITHOUT:
-            return StoreError(
+            return NotKnown(
                 f"{self.described} does not know '{operation}'. To do without it, add {_DONE_WITHOUT[operation]} to the "
                 "URL of the store."
             )

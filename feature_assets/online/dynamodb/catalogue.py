@@ -134,10 +134,15 @@ class Catalogue:
         self._calls.call("delete_item", TableName=self._name, Key=_view_key(view))
         self._tables.delete(found.table)
 
+    def names(self) -> Iterator[tuple[tuple[str, int], str]]:
+        """Each view version that has a table, with the table's name."""
+        for item in self._query(_VIEWS):
+            name, _, version = item["part"]["S"].rpartition("/v")
+            yield (name, int(version)), _stored(item).table
+
     def views(self) -> list[tuple[str, int]]:
         """The view versions that have a table, sorted."""
-        found = [item["part"]["S"].rpartition("/v") for item in self._query(_VIEWS)]
-        return sorted((name, int(version)) for name, _, version in found)
+        return sorted(version for version, _ in self.names())
 
     def problems(self) -> list[str]:
         """What is left over or not there, in words with a mend each."""

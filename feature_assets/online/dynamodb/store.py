@@ -1,7 +1,7 @@
 """The online store on DynamoDB; see `catalogue` for how a publication is entered without a transaction."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from threading import Lock
@@ -17,11 +17,12 @@ from feature_assets.online.dynamodb.items import TOKEN, Shape
 from feature_assets.online.dynamodb.keys import KEY
 from feature_assets.online.dynamodb.location import Location
 from feature_assets.online.dynamodb.reader import DynamoReader, Keys, read_together
-from feature_assets.online.dynamodb.tables import Tables
+from feature_assets.online.dynamodb.tables import Change, Tables
 from feature_assets.online.protocol import (
     Answer,
     AppliedPublication,
     Ledger,
+    TableDifference,
     WriteCount,
     checked,
     row_schema,
@@ -308,6 +309,26 @@ class DynamoOnlineStore:
     def doctor(self) -> list[str]:
         """What is wrong with the tables, in words with a mend each; empty where all is well or nothing is stored yet."""
         return self._catalogue.problems()
+
+    def differences(self, views: Iterable[ViewSpec]) -> Iterator[TableDifference]:
+        """See `MadeByOptions` in the protocol."""
+        return (change.difference for change in self._changes(views))
+
+    def amend(self, views: Iterable[ViewSpec]) -> Iterator[TableDifference]:
+        """See `MadeByOptions` in the protocol."""
+        for change in self._changes(views):
+            self._tables.make_change(change)
+            yield change.difference
+
+    def _changes(self, views: Iterable[ViewSpec]) -> Iterator[Change]:
+        ttls = {(view.name, view.version): view.ttl for view in views}
+        expire = {
+            table: self.forgets_expired and ttls[version] is not None
+            for version, table in self._catalogue.names()
+            if version in ttls
+        }
+        for table in sorted(self._tables.own()):
+            yield from self._tables.changes(table, expire.get(table))
 
     def units(self) -> tuple[float, float]:
         """Read and write units that this process has consumed here."""
