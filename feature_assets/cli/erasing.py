@@ -1,12 +1,13 @@
 """`erase`: entities that are to be forgotten, in both stores."""
 
 import shlex
+import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -29,12 +30,17 @@ from feature_assets.cli.project import Project
 from feature_assets.cli.typed import Pairs, RowsFile, columns_given, rows_typed, values_typed
 from feature_assets.cli.upkeep import Views
 from feature_assets.errors import RequestError, UnknownName, WrongType
+from feature_assets.spec import PushSource
 
 if TYPE_CHECKING:
     import polars as pl
 
     from feature_assets.offline import OfflineStore
     from feature_assets.spec import ViewSpec
+
+
+_CLOCKS_APART: Final = 5_000_000
+"""Microseconds by which the clock of a host that takes pushes may be ahead of this one's."""
 
 
 @command(
@@ -61,15 +67,15 @@ def erase(
     """Forget some entities for ever, in both stores and in every view that knows them.
 
     A view with further join keys forgets all rows in which the given ones match. Rows that were pushed and wait on this
-    machine are published first, and forgotten too. Old versions of the Delta tables hold the rows until their files are
-    vacuumed.
+    machine are published first, and forgotten too; those that wait on another are left out when they are published. Old
+    versions of the Delta tables hold the rows until their files are vacuumed.
     """
     from feature_assets.push import publish_waiting
 
     project = Project.of(ctx)
     with working("Publishing what waits to be …"):
         publish_waiting(project.settings, project.offline, project.online)
-    given, found = _to_forget(project, views or (), entity, rows)
+    given, late, found = _to_forget(project, views or (), entity, rows)
     total = sum(row["offline_rows"] for row in found)
     columns = (
         Column("view", style="name"),
@@ -79,6 +85,7 @@ def erase(
     )
     counts = [{column.key: row[column.key] for column in columns} for row in found]
     if not found:
+        _leave_out(project, late)
         show([], columns, as_json=as_json, empty=f"No view knows {given}.")
         return
     if not as_json:
@@ -88,6 +95,7 @@ def erase(
             f"Nothing was erased: {counted(total, 'row')} of {given} in {counted(len(found), 'view')}.",
             attempt=_again(views, entity, rows),
         )
+    _leave_out(project, late)
     for row in found:
         with working(f"Erasing from {row['view']} …"):
             _forget(project, row, vacuum=vacuum)
@@ -103,8 +111,10 @@ def erase(
 
 def _to_forget(
     project: Project, names: Sequence[str], pairs: Sequence[str] | None, file: Path | None
-) -> tuple[str, list[dict[str, Any]]]:
-    """What was given in words; and for each view that knows it, the full keys and how many rows there are."""
+) -> "tuple[str, list[tuple[ViewSpec, pl.DataFrame]], list[dict[str, Any]]]":
+    """What was given in words; the views into which it may be pushed, with it; and for each view that knows it, the full
+    keys and how many rows there are.
+    """
     if not pairs and file is None:
         raise Mistake("Say whom to forget: --entity name=value, or --rows file.")
     views = project.views(names)
@@ -138,7 +148,10 @@ def _to_forget(
                 }
             )
     # Whoever names views means those alone.
-    return words, found if names else [*found, *_in_logs(project, columns)]
+    sources = project.registry.sources
+    pushed = [view for view in knowing if view.stream and isinstance(sources.get(view.stream.source), PushSource)]
+    late = [(view, rows_typed(columns, view.join_keys)) for view in pushed]
+    return words, late, found if names else [*found, *_in_logs(project, columns)]
 
 
 def _check_types(columns: Mapping[str, list[Any]], views: Sequence["ViewSpec"]) -> None:
@@ -200,6 +213,14 @@ def _keys_of(project: Project, view: "ViewSpec", given: "pl.DataFrame") -> "tupl
     online = project.online.stored(view).join(given, on=on, how="semi") if view.online else given.clear()
     keys = pl.concat([counted.select(names), online.select(names)] if view.online else [counted.select(names)]).unique()
     return keys, int(counted["len"].sum()), online.height
+
+
+def _leave_out(project: Project, late: "Sequence[tuple[ViewSpec, pl.DataFrame]]") -> None:
+    """Have rows that wait in journals of other machines be none of these keys when they are published."""
+    until = time.time_ns() // 1_000 + _CLOCKS_APART
+    for view, keys in late:
+        with working(f"Erasing what waits for {project.label(view)} …"):
+            project.offline.leave_out(view, keys, until=until)
 
 
 def _forget(project: Project, row: Mapping[str, Any], *, vacuum: bool) -> None:

@@ -4,7 +4,7 @@
 - `table`: opening, making and widening it; what is declared against what is stored
 - `files`: data files with bounds
 - `commits`: the one way to commit
-- `pushes`: rows added to what is there, each once; `positions`: by what numbers
+- `pushes`: rows added to what is there, each once; `positions`: by what numbers; `erasures`: but of nobody who is erased
 - `changes`: replace, drop, erase, compact
 - `reading`: scan, latest
 - `upkeep`: vacuum
@@ -16,7 +16,7 @@
 from feature_assets.offline.commits import CommitInfo, next_publication
 from feature_assets.offline.foreign import scan_table
 from feature_assets.offline.positions import InJournal, Moved, Overtaken, Reached, stream_journal
-from feature_assets.offline.pushes import KnownBy, Sorted, comparable
+from feature_assets.offline.pushes import KnownBy, Sorted, comparable, no_pushed_rows
 from feature_assets.offline.store import Commit, OfflineState, OfflineStore
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Sorted",
     "comparable",
     "next_publication",
+    "no_pushed_rows",
     "scan_table",
     "stream_journal",
 ]

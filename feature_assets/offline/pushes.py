@@ -8,6 +8,7 @@ others pushed before.
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,11 +18,14 @@ import polars as pl
 from deltalake import DeltaTable
 
 from feature_assets.offline.commits import Swap, next_publication
+from feature_assets.offline.erasures import Fence, fence, of_nobody_erased
 from feature_assets.offline.files import PUSHED, files_of, rows_of, written
 from feature_assets.offline.place import Place
 from feature_assets.offline.positions import InJournal, Moved, Overtaken
 from feature_assets.spec import EVENT_ID, PARTITION, PUBLICATION, SEQUENCE, ViewSpec
 from feature_assets.types import FeatureType, Float32, Float64, ListType, MapType, StructType, VectorType
+
+log = logging.getLogger(__name__)
 
 EVENT_IDS_KEPT = timedelta(days=1)
 """An event id is known again for so long at least, unless its partition is materialised in between."""
@@ -50,6 +54,7 @@ class Appending:
     Args:
         rows: conformed, with `__partition`, `__event` and `__sequence`, in the order of their numbers.
         seen: remembers event ids from one append to the next.
+        erased: whose keys were erased up to a sequence number or later, as `erasures` has it.
     """
 
     def __init__(
@@ -57,12 +62,13 @@ class Appending:
         place: Place,
         view: ViewSpec,
         rows: pl.DataFrame,
-        numbering: InJournal | Moved,
+        numbering: InJournal | Moved | Fence,
         known_by: KnownBy,
         seen: "SeenEvents",
+        erased: Callable[[int], pl.DataFrame],
     ) -> None:
         self._place, self._view, self._rows, self._seen = place, view, rows, seen
-        self._numbering, self._known_by = numbering, known_by
+        self._numbering, self._known_by, self._erased = numbering, known_by, erased
         self.sorted_rows = Sorted(_numbered(view, rows.clear(), 0), rows.clear())
 
     def __call__(self, table: DeltaTable, former: Swap | None) -> Swap | None:
@@ -73,7 +79,7 @@ class Appending:
         recovered = self._rows.clear()
         if late.height < self._rows.height:
             recovered = self._rows.join(late, on=SEQUENCE, how="anti", maintain_order="left")
-        fresh = self._unknown(table, late)
+        fresh = self._unknown(table, self._not_erased(table, late))
         before = self.sorted_rows.fresh.drop(PUBLICATION)
         if former is not None and before.equals(fresh):
             return former  # what was pushed in between is none of these rows
@@ -96,6 +102,18 @@ class Appending:
         if late is None and former is not None:
             former.discard(self._place)
         return late
+
+    def _not_erased(self, table: DeltaTable, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows without those whose keys were erased since they were acknowledged."""
+        if rows.is_empty() or not isinstance(self._numbering, InJournal):
+            return rows
+        until, first = fence(table), int(rows[SEQUENCE].min())  # type: ignore[arg-type]
+        if until is None or until < first:
+            return rows
+        left = of_nobody_erased(self._view, rows, self._erased(first))
+        if left.height < rows.height:
+            log.info("left out view=%s rows=%d: their keys were erased", self._view.name, rows.height - left.height)
+        return left
 
     def _swap(self, number: int, said: Mapping[str, int], nothing: pl.DataFrame) -> Swap:
         fresh = self.sorted_rows.fresh
@@ -151,6 +169,12 @@ class Appending:
         ours, theirs = comparable(self._view, rows).with_columns(rows[_ROW]), comparable(self._view, stored)
         known = ours.join(theirs, on=theirs.columns, how="semi", nulls_equal=True)[_ROW]
         return rows.filter(~pl.col(_ROW).is_in(known.implode()))
+
+
+def no_pushed_rows(view: ViewSpec) -> pl.DataFrame:
+    """No rows, as an append takes them."""
+    schema = {name: of.polars for name, of in view.types.items()}
+    return pl.DataFrame(schema={**schema, PARTITION: pl.String(), EVENT_ID: pl.String(), SEQUENCE: pl.Int64()})
 
 
 def _told(view: ViewSpec, rows: pl.DataFrame) -> dict[str, str]:

@@ -6,21 +6,23 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 import polars as pl
 
 from feature_assets.offline import damage
 from feature_assets.offline.changes import check_keys, check_rows, compacting, dropping, erasing, replaced, replacing
 from feature_assets.offline.commits import CommitInfo, Landed, committed, history
+from feature_assets.offline.erasures import FOLDER, Fence, marks, marks_of
 from feature_assets.offline.files import check_partitions, files_of
 from feature_assets.offline.place import Place
 from feature_assets.offline.positions import InJournal, Moved, Reached, journal_application, reached
-from feature_assets.offline.pushes import Appending, KnownBy, SeenEvents, Sorted
+from feature_assets.offline.pushes import Appending, KnownBy, SeenEvents, Sorted, no_pushed_rows
 from feature_assets.offline.reading import latest, refuse_vacuumed, rows_between, scanned
 from feature_assets.offline.table import needed, opened, stored_types, widened
 from feature_assets.offline.upkeep import vacuumed
 from feature_assets.spec import EVENT_ID, PARTITION, SEQUENCE, ViewSpec
-from feature_assets.types import FeatureType, parse_type
+from feature_assets.types import FeatureType, moment, parse_type
 
 PUSHED_BYTES = 16 << 20
 """What was pushed is gathered into files of this size."""
@@ -196,7 +198,7 @@ class OfflineStore:
         view: ViewSpec,
         rows: pl.DataFrame,
         *,
-        numbered: InJournal | Moved,
+        numbered: InJournal | Moved | Fence,
         metadata: Mapping[str, str],
         known_by: KnownBy = "content",
     ) -> tuple[Commit | None, Sorted]:
@@ -223,9 +225,29 @@ class OfflineStore:
         place = self._place(view)
         check_rows(view, rows.lazy(), {EVENT_ID: pl.String(), SEQUENCE: pl.Int64()})
         check_partitions(view, rows[PARTITION].unique())
-        appending = Appending(place, view, rows, numbered, known_by, self._seen)
+        appending = Appending(place, view, rows, numbered, known_by, self._seen, partial(self._erased, view))
         landed = committed(place, appending, widened(place, view, for_pushes=True), metadata)
         return _told(landed) if landed else None, appending.sorted_rows
+
+    def leave_out(self, view: ViewSpec, keys: pl.DataFrame, *, until: int) -> None:
+        """From when this returns, rows of these keys that were pushed up to a sequence number are not put in any more,
+        whatever journal they wait in; what was put in before is for `erase`. Makes the table if there is none.
+
+        Args:
+            keys: some of the join keys, or all; rows in which these match.
+            until: sequence numbers are microseconds since 1970, by the clock of the host that gave them.
+        """
+        marked = marks(view, keys, until)
+        journal = InJournal(uuid4().hex)
+        self._of_erased().append(marks_of(view), marked, numbered=journal, metadata={}, known_by="number")
+        self.append(view, no_pushed_rows(view), numbered=Fence(until), metadata={"kind": "erased keys"})
+
+    def _erased(self, view: ViewSpec, since: int) -> pl.DataFrame:
+        return self._of_erased().scan(marks_of(view), since=moment(since)).collect()
+
+    def _of_erased(self) -> "OfflineStore":
+        root = f"{self.root}/{FOLDER}"
+        return OfflineStore(root, storage_options=self.storage_options, durability=self.durability)
 
     def streamed(self, view: ViewSpec, source: str, shards: Sequence[str]) -> dict[str, Reached]:
         """How far the table has the records of each of these shards of a stream."""

@@ -132,7 +132,8 @@ class Meters:
 
     def view(self, name: str) -> ViewMeter:
         """The meter of a view, on-demand views among them."""
-        return self._views.setdefault(name, ViewMeter(self._clock))
+        # One that is made and thrown away leaves cycles, which the server collects rarely.
+        return self._views.get(name) or self._views.setdefault(name, ViewMeter(self._clock))
 
     def histogram(self, metric: Metric, *labels: str) -> Histogram:
         """A histogram to add to."""

@@ -18,12 +18,12 @@ from typing import Final
 import polars as pl
 
 from feature_assets.errors import FeatureAssetsError
-from feature_assets.offline import Moved, OfflineStore
+from feature_assets.offline import Moved, OfflineStore, no_pushed_rows
 from feature_assets.online.protocol import OnlineStore
 from feature_assets.publication import append
 from feature_assets.push.admission import PUSH
 from feature_assets.settlement import finish_stream
-from feature_assets.spec import EVENT_ID, PARTITION, SEQUENCE, ViewSpec
+from feature_assets.spec import ViewSpec
 from feature_assets.streams import dead_letters
 from feature_assets.streams.admission import Intake
 from feature_assets.streams.dead_letters import DeadLetter
@@ -131,7 +131,7 @@ class Sink:
         """
         for name, view in self._views.items():
             if self._at[name].get(shard) is None:
-                self._move(view, no_stream_rows(view), {shard: after})
+                self._move(view, no_pushed_rows(view), {shard: after})
 
     def pass_over(self, passed: Mapping[Shard, int]) -> None:
         """Have every view go on after these positions, up to which there are no more records.
@@ -144,12 +144,12 @@ class Sink:
             if after := {
                 shard: to for shard, to in passed.items() if (found := at.get(shard)) is not None and found < to
             }:
-                self._move(view, no_stream_rows(view), after)
+                self._move(view, no_pushed_rows(view), after)
 
     def move(self, shard: Shard, after: int) -> None:
         """Have every view go on after this position, wherever it is; dead letters too."""
         for view in self._views.values():
-            self._move(view, no_stream_rows(view), {shard: after})
+            self._move(view, no_pushed_rows(view), {shard: after})
         for name in self._channels:
             if self._at[name].get(shard) is not None:
                 moved = self._moved(name, {shard: after})
@@ -237,7 +237,7 @@ class Sink:
             del batch.channels[name]
         for name, part in list(batch.views.items()):
             view = self._views[name]
-            rows = part.rows if part.rows is not None else no_stream_rows(view)
+            rows = part.rows if part.rows is not None else no_pushed_rows(view)
             self._move(view, rows, part.after)
             self._count(view, rows)
             del batch.views[name]
@@ -279,9 +279,3 @@ def is_another(found: int | None, told: int | None) -> bool:
 
 def _is_behind(found: int | None, position: int) -> bool:
     return found is None or found < position
-
-
-def no_stream_rows(view: ViewSpec) -> pl.DataFrame:
-    """No rows, as they come of records."""
-    schema = {name: of.polars for name, of in view.types.items()}
-    return pl.DataFrame(schema={**schema, PARTITION: pl.String(), EVENT_ID: pl.String(), SEQUENCE: pl.Int64()})

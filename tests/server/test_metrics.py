@@ -1,6 +1,7 @@
 """What Prometheus reads: who may, what is counted, and that several processes count as one."""
 
 import asyncio
+import gc
 import os
 import re
 import signal
@@ -211,6 +212,16 @@ async def test_every_metric_is_announced_before_anything_happened(own):
         text = (await http.get("/metrics", headers=bearer(own.token("admin")))).text
     announced = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
     assert announced == set(METRICS)
+
+
+def test_asking_for_a_meter_again_leaves_nothing_to_be_collected():
+    """Views are asked for whenever a registry is taken up, and the server collects rarely."""
+    meters = Meters()
+    first = meters.view("weather")
+    gc.collect()
+    for _ in range(100):
+        assert meters.view("weather") is first
+    assert gc.collect() < 10
 
 
 def test_threads_lose_no_count():
