@@ -58,7 +58,7 @@ class InJournal:
 class Moved:
     """Rows are of records of a stream: by shard the position that they come after, None for the first of all, and the
     last that is done with them. Both have the same shards; what lies between and is no row needs none. `origins` tells
-    shards from those of the same names in a stream that was made anew, as far as the stream tells.
+    shards from those of the same names in a stream that was made anew: those that the table does not have so.
     """
 
     source: str
@@ -89,12 +89,13 @@ class Moved:
         said: dict[str, int] = {}
         for shard, last in self.after.items():
             said[journal_application(stream_journal(self.source, shard))] = number
-            rest, place, known = last + 1, 0, len(_limbs(table, self.source, shard))
-            while rest or place < max(known, 1):
+            # The table is where these begin. To ask it for what it says reads the log each time.
+            former = self.before[shard]
+            rest, place, known = last + 1, 0, 0 if former is None else former + 1
+            while rest or known or not place:
                 said[_application(self.source, shard, place)] = rest & _LIMB
-                rest, place = rest >> _BITS, place + 1
-            origin = self.origins.get(shard)
-            if origin is not None and origin != _origin(table, self.source, shard):
+                rest, known, place = rest >> _BITS, known >> _BITS, place + 1
+            if (origin := self.origins.get(shard)) is not None:
                 said[_origin_application(self.source, shard)] = origin
         return said
 

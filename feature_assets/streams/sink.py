@@ -78,6 +78,7 @@ class Sink:
         self._channels |= {dead_letters.channel(self._source, view): view for view in intake.views}
         self._at: dict[str, dict[Shard, int | None]] = {name: {} for name in (*self._views, *self._channels)}
         self._origins: dict[Shard, int] = {}
+        self._unsaid: set[tuple[str, Shard]] = set()
         self.made_anew: set[Shard] = set()
         self.progress = progress or Progress()
 
@@ -99,6 +100,7 @@ class Sink:
             found = self._stores.offline.streamed(view, self._source, names)
             self._at[name] |= {shard: found[str(shard)].position for shard in shards}
             self.made_anew |= {one for one in shards if is_another(found[str(one)].origin, self._origins.get(one))}
+            self._unsaid |= {(name, one) for one in shards if found[str(one)].origin != self._origins.get(one)}
             if self._stores.online is not None:
                 finish_stream(view, self._source, names, self._stores.offline, self._stores.online)
         letters = dead_letters.table_of(self._source)
@@ -255,6 +257,7 @@ class Sink:
         moved = self._moved(view.name, after)
         done = append(view, rows, numbered=moved, offline=self._stores.offline, online=self._stores.online)
         self._at[view.name] |= after
+        self._unsaid.difference_update((view.name, shard) for shard in after)
         if done.partitions:
             try:
                 self._stores.offline.compact_pushes(view, done.partitions, more_than=_CROWDED)
@@ -263,7 +266,8 @@ class Sink:
 
     def _moved(self, name: str, after: Mapping[Shard, int]) -> Moved:
         before = {str(shard): self._at[name].get(shard) for shard in after}
-        origins = {str(shard): self._origins[shard] for shard in after if shard in self._origins}
+        unsaid = [shard for shard in after if (name, shard) in self._unsaid and shard in self._origins]
+        origins = {str(shard): self._origins[shard] for shard in unsaid}
         return Moved(
             self._source if name in self._views else name,
             before,
