@@ -12,7 +12,6 @@ served as fast as it goes: without an access log, without restarts, its registry
 """
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -36,6 +35,7 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 from benchmarks.load import Load, is_installed, load
+from benchmarks.peer import feast_python, quietly, run_by
 
 ROOT = Path(__file__).parents[1]
 ENTITIES = 20_000
@@ -104,26 +104,13 @@ def prepare_feast(python: Path, folder: Path, discovery: str) -> None:
     folder.mkdir()
     for view in VIEWS:
         rows(view).write_parquet(folder / f"{view}.parquet")
-    apply_feast(python, "feast_repo.py", folder, discovery)
-
-
-def apply_feast(python: Path, script: str, folder: Path, discovery: str) -> None:
-    """Have Feast's Python run a script of this folder."""
-    with Path(__file__).with_name(script).open("rb") as text:
-        # Not by its path: beside it lies this file, which Python would take for its own `http`.
-        command = [str(python), "-", str(folder), discovery]
-        made = subprocess.run(command, stdin=text, capture_output=True, text=True, check=False, env=_quietly())
-    assert made.returncode == 0, made.stderr
+    run_by(python, "feast_repo.py", folder, discovery)
 
 
 def feast_server(python: Path, folder: Path, port: int) -> list[str]:
     """The command that serves a repository of Feast as fast as it goes."""
     options = ["--no-access-log", "--max-requests", "0", "--registry_ttl_sec", "3600"]
     return [str(python.with_name("feast")), "-c", str(folder), "serve", "--port", str(port), *options]
-
-
-def _quietly() -> dict[str, str]:
-    return {**os.environ, "FEAST_USAGE": "False", "PYTHONWARNINGS": "ignore", "PYTHONPATH": ""}
 
 
 @contextmanager
@@ -168,7 +155,7 @@ def serving(name: str, command: Sequence[str], port: int, folder: Path) -> Itera
     log = folder / f"{name}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, stdout=file, stderr=file, cwd=ROOT, env=_quietly() if name == "feast" else None
+            command, stdout=file, stderr=file, cwd=ROOT, env=quietly() if name == "feast" else None
         )
     url = f"http://127.0.0.1:{port}"
     try:
@@ -257,15 +244,6 @@ def show(case: tuple[int, int, int], samples: Mapping[str, Sequence[Load]]) -> N
 
 def _of(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def feast_python() -> Path | None:
-    named = os.environ.get("FEAST_PYTHON")
-    python = Path(named) if named else ROOT / ".venv-feast" / "bin" / "python"
-    if not python.exists():
-        return None
-    complete = subprocess.run([str(python), "-c", "import feast, cryptography"], check=False, capture_output=True)
-    return None if complete.returncode else python
 
 
 def run(seconds: int, rounds: int) -> None:

@@ -33,16 +33,8 @@ from typing import Any, NamedTuple
 import orjson
 import polars as pl
 
-from benchmarks.http import (
-    AUDIENCE,
-    answer,
-    apply_feast,
-    feast_python,
-    feast_server,
-    free_port,
-    issuing,
-    serving,
-)
+from benchmarks.http import AUDIENCE, answer, feast_server, free_port, issuing, serving
+from benchmarks.peer import feast_python, run_by
 
 CLIENTS = 8
 MARK = 3_000
@@ -108,7 +100,7 @@ def prepare_feast(python: Path, folder: Path, issuer: str) -> None:
     folder.mkdir()
     row = {"driver_id": [0], "at": [AT], "km": [0.0], "city": [""]}
     pl.DataFrame(row).write_parquet(folder / "trips.parquet")
-    apply_feast(python, "feast_push_repo.py", folder, f"{issuer}/.well-known/openid-configuration")
+    run_by(python, "feast_push_repo.py", folder, f"{issuer}/.well-known/openid-configuration")
 
 
 class GroupCommit:
