@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache, cached_property, partial
+from functools import cached_property
 from typing import Final, Protocol, TypeVar
 
 import polars as pl
@@ -15,14 +14,13 @@ from feature_assets.errors import (
     NameCollision,
     RequestError,
     StoreUnavailable,
-    TableMissing,
     WrongType,
 )
 from feature_assets.historical.budget import Budget, bytes_of_a_row, sampled
 from feature_assets.historical.parts import Parts, Progress
 from feature_assets.historical.spine import Spine, moment_column, moments
 from feature_assets.joins import FOUND, ROWS_HELD, TIME, History, Lookup, Open
-from feature_assets.offline import OfflineStore
+from feature_assets.offline import OfflineStore, Pinned
 from feature_assets.references import ReadPlan, ViewRead
 from feature_assets.spec import Field, ViewSpec
 from feature_assets.training import Writing, rebatched, table_label, usual_rows
@@ -30,27 +28,6 @@ from feature_assets.transformations import OnDemand
 
 _SAMPLE_ROWS: Final = 5_000
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Pinned:
-    """A view's history at one Delta version: what is committed later does not show."""
-
-    view: ViewSpec
-    rows: pl.LazyFrame
-    delta_version: int
-    count: int
-    rows_between: Callable[[datetime | None, datetime], int]
-
-
-class _OnceAsked:
-    """How many rows have an event between two times; the log is looked at when it is first asked."""
-
-    def __init__(self, opened: Callable[[], Callable[[datetime | None, datetime], int]]) -> None:
-        self._opened = cache(opened)
-
-    def __call__(self, since: datetime | None, until: datetime) -> int:
-        return self._opened()(since, until)
 
 
 def pin(views: Iterable[ViewSpec], offline: OfflineStore, at: Mapping[str, int] | None = None) -> dict[str, Pinned]:
@@ -64,12 +41,7 @@ def pin(views: Iterable[ViewSpec], offline: OfflineStore, at: Mapping[str, int] 
     for view in views:
         label = table_label(view)
         if label not in pinned:
-            state = offline.state(view)
-            if state is None:
-                raise TableMissing.of(view.name, view.version, "offline")
-            version = at[label] if at else state.version
-            between = _OnceAsked(partial(offline.rows_between, view, at=version))
-            pinned[label] = Pinned(view, offline.scan(view, at=version), version, state.rows, between)
+            pinned[label] = offline.pinned(view, at=at[label] if at else None)
     return pinned
 
 

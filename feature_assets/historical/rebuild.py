@@ -13,12 +13,12 @@ from feature_assets.errors import (
     StoreError,
     TransformationRefused,
 )
-from feature_assets.historical.answer import Answer, Pinned, pin
+from feature_assets.historical.answer import Answer, pin
 from feature_assets.historical.budget import memory_limit as bytes_of
 from feature_assets.historical.parts import Progress
 from feature_assets.historical.spine import Spine
 from feature_assets.joins import engine_named
-from feature_assets.offline import OfflineStore
+from feature_assets.offline import OfflineStore, Pinned
 from feature_assets.references import resolve
 from feature_assets.registry import Registry
 from feature_assets.training import Manifest, TrainingSet, TrainingSets

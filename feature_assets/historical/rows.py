@@ -7,8 +7,8 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from feature_assets.errors import RequestError, WrongType
-from feature_assets.historical.answer import Pinned
 from feature_assets.historical.spine import EVENT_TIMESTAMP, Spine
+from feature_assets.offline import Pinned
 from feature_assets.references import ReadPlan
 from feature_assets.training import table_label
 from feature_assets.types import Timestamp

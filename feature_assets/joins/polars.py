@@ -46,7 +46,7 @@ class _Polars:
         for some, narrow in _spans(asked, _narrow(history, numbered, codes), history, self._held):
             found = _latest(some, narrow, history)
             rows = rows.scatter(found[_MOMENT], found[_ROW])
-        return _Found(numbered, history.features, rows)
+        return _Found(numbered, history.features, rows, whole=history.count <= self._moments.height)
 
 
 def _coded(moments: pl.DataFrame, columns: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -182,13 +182,22 @@ def _as_known(narrow: pl.DataFrame) -> pl.DataFrame:
 class _Found:
     """The number of each moment's history row, null where there is none; features are read when they are asked for."""
 
-    def __init__(self, numbered: pl.LazyFrame, features: Sequence[str], rows: pl.Series) -> None:
+    def __init__(self, numbered: pl.LazyFrame, features: Sequence[str], rows: pl.Series, *, whole: bool) -> None:
         self._numbered = numbered
         self._features = features
         self._rows = rows.alias(_ROW)
+        self._whole = whole
 
     def values(self, offset: int, length: int) -> pl.DataFrame:
-        asked = self._rows.slice(offset, length).to_frame()
+        rows = self._rows.slice(offset, length)
+        return self._taken(rows) if self._whole else self._picked(rows.to_frame())
+
+    def _taken(self, rows: pl.Series) -> pl.DataFrame:
+        """Of a history that has no more rows than are asked for: to read it all costs less than to pick them."""
+        read = self._numbered.select(*self._features).collect(engine="streaming")
+        return read.select(pl.all().gather(rows)).with_columns(rows.is_not_null().alias(FOUND))
+
+    def _picked(self, asked: pl.DataFrame) -> pl.DataFrame:
         wanted = asked.drop_nulls().unique()
         stored = self._numbered.select(_ROW, *self._features)
         read = stored.join(wanted.lazy(), on=_ROW, how="semi").collect(engine="streaming")

@@ -6,7 +6,7 @@
 - `commits`: the one way to commit
 - `pushes`: rows added to what is there, each once; `positions`: by what numbers; `erasures`: but of nobody who is erased
 - `changes`: replace, drop, erase, compact
-- `reading`: scan, latest
+- `reading`: scan, latest; `pinned`: all of it at one version
 - `upkeep`: vacuum
 - `damage`: what is broken
 - `foreign`: Delta tables that others write
@@ -15,6 +15,7 @@
 
 from feature_assets.offline.commits import CommitInfo, next_publication
 from feature_assets.offline.foreign import scan_table
+from feature_assets.offline.pinned import Pinned
 from feature_assets.offline.positions import InJournal, Moved, Overtaken, Reached, stream_journal
 from feature_assets.offline.pushes import KnownBy, Sorted, comparable, no_pushed_rows
 from feature_assets.offline.store import Commit, OfflineState, OfflineStore
@@ -28,6 +29,7 @@ __all__ = [
     "OfflineState",
     "OfflineStore",
     "Overtaken",
+    "Pinned",
     "Reached",
     "Sorted",
     "comparable",

@@ -1,24 +1,25 @@
 """`OfflineStore`: the Delta tables of all views, one per view and version."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
 import polars as pl
+from deltalake import DeltaTable
 
 from feature_assets.offline import damage
 from feature_assets.offline.changes import check_keys, check_rows, compacting, dropping, erasing, replaced, replacing
 from feature_assets.offline.commits import CommitInfo, Landed, committed, history
 from feature_assets.offline.erasures import FOLDER, Fence, marks, marks_of
 from feature_assets.offline.files import check_partitions, files_of
+from feature_assets.offline.pinned import Pinned
 from feature_assets.offline.place import Place
 from feature_assets.offline.positions import InJournal, Moved, Reached, journal_application, reached
 from feature_assets.offline.pushes import Appending, KnownBy, SeenEvents, Sorted, no_pushed_rows
-from feature_assets.offline.reading import latest, refuse_vacuumed, rows_between, scanned
+from feature_assets.offline.reading import latest, refuse_vacuumed, scanned
 from feature_assets.offline.table import needed, opened, stored_types, widened
 from feature_assets.offline.upkeep import vacuumed
 from feature_assets.spec import EVENT_ID, PARTITION, SEQUENCE, ViewSpec
@@ -142,16 +143,17 @@ class OfflineStore:
             DeclarationError: the declaration gives a stored column another type.
             NotReproducible: version `at` is not there any more, or (on a local disk) not whole.
         """
-        place = self._place(view)
-        table = needed(place, at)
-        if at is not None:
-            refuse_vacuumed(place, table, partitions)
+        table = self._at(view, at, partitions)
         return scanned(view, table, features=features, since=since, until=until, partitions=partitions)
 
-    def rows_between(self, view: ViewSpec, *, at: int) -> Callable[[datetime | None, datetime], int]:
-        """At most about how many rows have an event between two times, both included, by the bounds of the data files."""
-        files = files_of(needed(self._place(view), at), bounds_of=view.event_timestamp)
-        return partial(rows_between, files)
+    def pinned(self, view: ViewSpec, *, at: int | None = None) -> Pinned:
+        """The whole history at a version, the latest by default, read from the log once.
+
+        Raises:
+            DeclarationError: the declaration gives a stored column another type.
+            NotReproducible: version `at` is not there any more, or (on a local disk) not whole.
+        """
+        return Pinned(view, self._at(view, at))
 
     def latest(self, view: ViewSpec, *, at: int | None = None, keys: pl.DataFrame | None = None) -> pl.LazyFrame:
         """The latest row of each key (of these join keys only), with the columns of `scan`.
@@ -333,6 +335,13 @@ class OfflineStore:
                 lost its end looks whole otherwise.
         """
         return damage.found(self._place(view), reached)
+
+    def _at(self, view: ViewSpec, at: int | None, partitions: Sequence[str] | None = None) -> DeltaTable:
+        place = self._place(view)
+        table = needed(place, at)
+        if at is not None:
+            refuse_vacuumed(place, table, partitions)
+        return table
 
     def _place(self, view: ViewSpec) -> Place:
         durable = self.durability == "power-loss"
