@@ -37,7 +37,7 @@ class Finding:
 def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Look at everything once: settings, code, registry, both stores, Dagster.
 
-    What is not well comes with its mend. Reads all that is stored, and changes nothing but a probe beside the registry.
+    What is not well comes with its mend. Reads all that is stored, and changes nothing but a probe of registry and bucket.
     Exits with 1 if there is a problem.
     """
     project = Project.of(ctx)
@@ -157,7 +157,11 @@ def _in_step(project: Project) -> Iterator[Finding]:
 
 
 def _offline(project: Project) -> Iterator[Finding]:
+    from feature_assets.objects import open_objects
+
     offline = project.offline
+    if "://" in offline.root:
+        open_objects(offline.root, project.settings.storage()).probe()
     tables = rows = size = 0
     problems: list[str] = []
     for view in _known_views(project):

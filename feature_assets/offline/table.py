@@ -17,6 +17,7 @@ from feature_assets.errors import (
     StoreUnsafe,
     TableMissing,
 )
+from feature_assets.objects import open_objects
 from feature_assets.offline.place import CHECKPOINT_EVERY, LOG, Place, reason_of
 from feature_assets.spec import EVENT_ID, PARTITION, PUBLICATION, ViewSpec
 from feature_assets.types import FeatureType
@@ -159,6 +160,10 @@ def widened(place: Place, view: ViewSpec, *, for_pushes: bool = False) -> DeltaT
 
 
 def _made(place: Place, view: ViewSpec) -> DeltaTable:
+    if place.folder is None:
+        # What Delta's log rests on, before there is one.
+        root, _, _ = place.uri.rsplit("/", 2)
+        open_objects(root, place.options).probe()
     try:
         table = DeltaTable.create(
             place.uri,

@@ -1,5 +1,6 @@
 """Commits and publications at once in S3s of others and in a folder, publishers that are killed, and stores that are refused."""
 
+import json
 import os
 import random
 import signal
@@ -8,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import httpx
 import pytest
@@ -162,7 +163,49 @@ def test_a_store_that_ignores_conditions_is_refused(name: str, header: str, tmp_
         place = open_objects("s3://features/registry", storage_options(endpoint))
         with pytest.raises(StoreUnsafe, match=f"s3://features/registry ignores the header {header}: ") as refused:
             place.probe()
-    tell(f"K2, {name}", refused=str(refused.value))
+        project = _project(tmp_path, name, endpoint)
+        doctor = project("doctor", "--json", registry="s3://features/registry", offline="s3://features/offline")
+        found = {row["what"]: row["found"] for row in json.loads(doctor.stdout) if row["state"] == "problem"}
+        for what, kept in (("registry", "registry"), ("offline store", "offline")):
+            assert f"s3://features/{kept} ignores the header {header}: two publishers at once" in found[what]
+        applied = project("apply", registry="s3://features/registry")
+        assert f"Error: s3://features/registry ignores the header {header}: " in " ".join(applied.stderr.split())
+        first = project("materialize", "customer_orders", "--all", offline="s3://features/offline")
+        assert f"s3://features/offline ignores the header {header}: " in " ".join((first.stdout + first.stderr).split())
+        assert [one.returncode for one in (doctor, applied, first)] == [1, 1, 1]
+        held = client("s3", endpoint).list_objects_v2(Bucket="features").get("Contents", [])
+        # One of them does not remove what it is told to.
+        assert [one["Key"] for one in held if "/probe/" not in one["Key"]] == [], "nothing was published"
+    tell(f"K2, {name}", refused=str(refused.value), by="the probe, doctor, apply, materialize")
+
+
+class Typed(Protocol):
+    """Types a command of the project, with settings that are otherwise."""
+
+    def __call__(self, *words: str, **settings: str) -> "subprocess.CompletedProcess[str]": ...
+
+
+def _project(folder: Path, name: str, endpoint: str) -> Typed:
+    """A project as `init` makes it, published in its own folder."""
+    shop = folder / "shop"
+    options = "\n".join(f'{key} = "{value}"' for key, value in storage_options(endpoint).items())
+
+    def typed(*words: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "feature_assets.cli", *words],
+            cwd=shop if shop.exists() else folder,
+            env=Store(name, "", endpoint).environment
+            | {f"FEATURE_ASSETS_{key.upper()}": value for key, value in settings.items()},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert typed("init", "shop").returncode == 0
+    with (shop / "feature_assets.toml").open("a") as file:
+        file.write(f"\n[storage_options]\n{options}\n")
+    assert typed("apply").returncode == 0
+    return typed
 
 
 def test_a_store_that_keeps_to_conditions_is_accepted(store: Store) -> None:

@@ -15,6 +15,7 @@ from feature_assets.training import TrainingSets
 from feature_assets.types import Float64, Int64, String
 from tests.historical.engines import SPREADING, spreading
 from tests.historical.world import HOUR, NOON, World, spine, view
+from tests.offline.tables import replace
 
 pytestmark = pytest.mark.xdist_group("s3")
 
@@ -36,6 +37,10 @@ def test_a_store_that_ignores_a_condition_is_refused_by_name_of_the_header(s3, h
         RegistryStore(objects).publish(declared("v"), location="a", by="me")
     with pytest.raises(NotPublished):
         RegistryStore(objects).read()
+    offline = OfflineStore(f"{bucket}/offline", storage_options=s3.options)
+    with pytest.raises(StoreUnsafe, match=f"^{bucket}/offline ignores the header {header}: "):
+        replace(offline, {"p": [("k", 0, None, 1)]})
+    assert list(open_objects(f"{bucket}/offline", s3.options).list("")) == []
 
 
 def test_a_store_without_conditional_writes_is_refused(s3) -> None:
