@@ -62,7 +62,7 @@ lock: ## write requirements.lock anew from pyproject.toml (UPGRADE=1 takes newer
 	@sh tools/lock.sh $(if $(UPGRADE),--upgrade)
 
 clean: ## remove the environment, caches and everything the demo wrote
-	@rm -rf .venv .venv-aws .venv-aws.lock .venv-feast .dagster .feature_assets .tmp_dagster_home_* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf .venv .venv-aws .venv-aws.lock .venv-feast .venv-torch .dagster .feature_assets .tmp_dagster_home_* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(STAMP): requirements.lock pyproject.toml tools/setup.sh tools/build-constraints.txt

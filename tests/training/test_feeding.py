@@ -185,6 +185,15 @@ def test_what_is_missing_is_asked_for(saved, monkeypatch, library, way):
         way(saved)
 
 
+def test_jax_takes_the_arrays_where_it_is_installed(saved):
+    jax = pytest.importorskip("jax")
+    (arrays,) = saved.numpy_batches(COUNT, columns=["label", "mean", "way"])
+    taken = jax.device_put(arrays)
+    assert taken["label"].tolist() == list(range(COUNT))
+    assert taken["way"].shape == (COUNT, 2)
+    assert float(jax.numpy.sum(taken["mean"])) == arrays["mean"].sum()
+
+
 def test_real_torch_loads_the_rows_where_it_is_installed(saved):
     torch = pytest.importorskip("torch")
     loader = torch.utils.data.DataLoader(saved.to_torch(64, columns=["label", "mean"]), batch_size=None)
