@@ -9,11 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from benchmarks.timing import compare
+from benchmarks.timing import as_installed, compare
 
 
 def starting(statement: str) -> Callable[[], int]:
-    return lambda: subprocess.run([sys.executable, "-c", statement], check=True).returncode
+    return lambda: subprocess.run([sys.executable, "-c", statement], check=True, env=as_installed()).returncode
 
 
 def main() -> None:
