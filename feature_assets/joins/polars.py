@@ -33,7 +33,8 @@ def open_engine(moments: pl.DataFrame, held: int) -> Engine:
 
 class _Polars:
     def __init__(self, moments: pl.DataFrame, held: int) -> None:
-        self._moments, self._held = moments, held
+        self._height, self._held = moments.height, held
+        self._moments = _in_order(moments)
         self._coded: dict[tuple[str, ...], tuple[pl.DataFrame, pl.DataFrame]] = {}
 
     def lookup(self, history: History) -> "_Found":
@@ -42,20 +43,25 @@ class _Polars:
             self._coded[columns] = _coded(self._moments, columns)
         asked, codes = self._coded[columns]
         numbered = history.rows.with_row_index(_ROW)
-        rows = pl.repeat(None, self._moments.height, dtype=pl.get_index_type(), eager=True)
+        rows = pl.repeat(None, self._height, dtype=pl.get_index_type(), eager=True)
         for some, narrow in _spans(asked, _narrow(history, numbered, codes), history, self._held):
             found = _latest(some, narrow, history)
             rows = rows.scatter(found[_MOMENT], found[_ROW])
-        return _Found(numbered, history.features, rows, whole=history.count <= self._moments.height)
+        return _Found(numbered, history.features, rows, whole=history.count <= self._height)
+
+
+def _in_order(moments: pl.DataFrame) -> pl.DataFrame:
+    """The numbered moments that have a time, in order of it."""
+    numbered = moments.with_row_index(_MOMENT).drop_nulls(TIME).with_columns(pl.col(TIME).to_physical())
+    return numbered if numbered[TIME].is_sorted() else numbered.sort(TIME)
 
 
 def _coded(moments: pl.DataFrame, columns: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The moments that can have an answer, in order of time, and the distinct keys; in both a number stands for a key.
+    """The moments that have all keys, and the distinct keys; in both a number stands for a key.
 
     Keys get their numbers by joins on the typed columns: one number means that all parts are equal, and null has none.
     """
-    asked = moments.select(TIME, *columns).with_row_index(_MOMENT).drop_nulls().sort(TIME)
-    asked = asked.with_columns(pl.col(TIME).to_physical())
+    asked = moments.select(_MOMENT, TIME, *columns).drop_nulls()
     if not columns:
         return asked.with_columns(pl.lit(0, pl.get_index_type()).alias(_KEY)), pl.DataFrame({_KEY: [0]})
     codes = asked.select(columns).unique().with_row_index(_KEY)
