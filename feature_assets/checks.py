@@ -299,10 +299,11 @@ def check_types(checks: Sequence[AnyCheck], schema: pl.Schema) -> None:
     Raises:
         DeclarationError: naming the check, its columns and the mend.
     """
+    asked = [check for check in checks if isinstance(check, RowCheck)]
+    if not asked:
+        return
     empty = pl.DataFrame(schema=schema)
-    for check in checks:
-        if not isinstance(check, RowCheck):
-            continue
+    for check in asked:
         try:
             dtype = empty.select(check.failing()).dtypes[0]
         except pl.exceptions.PolarsError as error:

@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from feature_assets.assets.partitions import dimensions, slices, window_of
 from feature_assets.assets.passed_on import declaring, refuse_unknown_parameters
 from feature_assets.assets.projection import Projection
 from feature_assets.assets.resources import RESOURCE, FeatureAssets
+from feature_assets.assets.source_text import source_of
 from feature_assets.checks import AnyCheck, CheckResult, check_types
 from feature_assets.declared import taken
 from feature_assets.errors import DeclarationError, FeatureAssetsError, PublicationConflict, StoreError
@@ -228,18 +228,10 @@ def feature_view(
 
 
 def _code_version(function: Callable[..., Any], spec: ViewSpec, sources: Mapping[str, BatchSource]) -> str:
-    text = _source_of(getattr(function, "transform", None) or function) + digest(spec)
+    text = source_of(getattr(function, "transform", None) or function) + digest(spec)
     if sources:
         text += digest(dict(sources))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _source_of(function: Callable[..., Any]) -> str:
-    try:
-        return textwrap.dedent(inspect.getsource(function))
-    except (OSError, TypeError):
-        # Typed into a prompt, or no plain function: there is no source to compare, so only the declaration counts.
-        return ""
 
 
 def _asset(

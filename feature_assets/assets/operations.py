@@ -4,6 +4,7 @@ import getpass
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -13,16 +14,18 @@ from feature_assets.assets.feature_view import FeatureView
 from feature_assets.assets.metadata import registry_from_graph, sources_from_metadata
 from feature_assets.assets.passed_on import declaring
 from feature_assets.assets.pushed import report_pushes_sensor
+from feature_assets.assets.reconciling import JOB as RECONCILE_JOB
+from feature_assets.assets.reconciling import reconcile_sensor
 from feature_assets.assets.resources import RESOURCE, FeatureAssets
 from feature_assets.assets.served_log import log_assets, logged, report_sensor, skew_checks
 from feature_assets.assets.stream_view import StreamFeatureView
 from feature_assets.assets.streamed import logged_views, stream_checks, watch_streams_sensor
 from feature_assets.errors import FeatureAssetsError, NotPublished
-from feature_assets.push import drain_orphans, orphaned
+from feature_assets.push import drain_orphans
 from feature_assets.registry import Registry
 from feature_assets.served.shape import log_store
 from feature_assets.served.upkeep import keep_up as keep_up_served
-from feature_assets.settlement import pending, reconcile
+from feature_assets.settlement import reconcile
 from feature_assets.spec import AnySource, FileSource, LoggingConfig, LogSource, ServiceSpec, ViewSpec
 from feature_assets.streams.dead_letters import dead_letter_store
 from feature_assets.streams.dead_letters import keep_up as keep_up_dead
@@ -34,7 +37,6 @@ _Named = TypeVar("_Named", ViewSpec, ServiceSpec, LogSource)
 
 REGISTRY = "feature_registry"
 _GROUP = "feature_platform"
-_RECONCILE_JOB = "reconcile_online_store_job"
 _VERSIONS_KEPT = timedelta(days=30)
 
 
@@ -76,7 +78,9 @@ def feature_definitions(
         if logged_views(streams):
             reporting.append(watch_streams_sensor(streams))
 
+    @cache
     def derive() -> Registry:
+        # Definitions do not change in a process, and the sensor asks twice a minute.
         return registry_from_graph(made.resolve_asset_graph())
 
     made = dg.Definitions(
@@ -185,48 +189,6 @@ def publish_registry_sensor(derive: Callable[[], Registry]) -> dg.SensorDefiniti
     return publish_registry
 
 
-def reconcile_sensor(views: Sequence[FeatureView]) -> dg.SensorDefinition:
-    """Requests `reconcile_online_store_job` where a crash left a view between the two stores, by a look at the ledger."""
-
-    @dg.sensor(
-        name="reconcile_online_store",
-        minimum_interval_seconds=60,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        job_name=_RECONCILE_JOB,
-        required_resource_keys={RESOURCE},
-        description="Brings the online store up to the offline one where a run died between the two.",
-    )
-    def reconcile_online_store(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        stores: FeatureAssets = getattr(context.resources, RESOURCE)
-        behind, failed = {}, []
-        for view in views:
-            try:
-                partitions = pending(view.spec, stores.offline(), stores.online())
-            except FeatureAssetsError as error:
-                # One that cannot be looked at does not keep the others from being served.
-                context.log.exception("%s cannot be looked at; the other views are", view.spec.name)
-                failed.append(error)
-                continue
-            if partitions:
-                behind[view.spec.name] = partitions
-        if failed and not behind:
-            raise failed[0]
-        if orphaned(stores.settings()):
-            behind["pushed rows"] = ("of a process that is gone",)
-        seen = context.cursor or ""
-        found = ";".join(f"{name}:{','.join(parts)}" for name, parts in sorted(behind.items()))
-        if not behind:
-            return dg.SensorResult(cursor="", skip_reason=dg.SkipReason("Every view is served as published."))
-        if found != seen:
-            # What a run is publishing right now looks pending too; it is left a tick to finish.
-            return dg.SensorResult(
-                cursor=found, skip_reason=dg.SkipReason(f"Waiting for {', '.join(behind)} to finish.")
-            )
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=None)], cursor="")
-
-    return reconcile_online_store
-
-
 def reconcile_job(views: Sequence[FeatureView]) -> dg.JobDefinition:
     """Finishes what a crash left between the two stores, for every view."""
 
@@ -244,7 +206,7 @@ def reconcile_job(views: Sequence[FeatureView]) -> dg.JobDefinition:
             context.log.info("published what %d processes had pushed and left behind", journals)
         _each_materialised(views, stores, finish, context.log)
 
-    @dg.job(name=_RECONCILE_JOB, description="Makes the online store equal to the offline one.")
+    @dg.job(name=RECONCILE_JOB, description="Makes the online store equal to the offline one.")
     def reconcile_online_store_job() -> None:
         reconcile_views()
 

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -21,10 +22,15 @@ def refuse_unknown_parameters(place: str, given: Iterable[str], *takers: Callabl
     Raises:
         DeclarationError: naming the nearest parameter.
     """
-    known = {name for one in takers for name in inspect.signature(one).parameters} | _UNLISTED
+    known = _UNLISTED.union(*map(_parameters, takers))
     for name in given:
         if name not in known:
             refuse_unknown(place, name, sorted(known - {"self", "kwargs", "asset", "compute_fn"}))
+
+
+@cache
+def _parameters(taker: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(taker).parameters)
 
 
 @contextmanager

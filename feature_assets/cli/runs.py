@@ -1,6 +1,5 @@
 """Dagster runs in this process: one per contiguous range of partitions, reported in words."""
 
-import fcntl
 import logging
 import os
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import filelock
 from dagster._core.errors import DagsterExecutionInterruptedError
 
 from feature_assets.cli.event_log import BATCH, batched
@@ -71,21 +71,14 @@ def dagster_instance(settings: Settings) -> Iterator[tuple[dg.DagsterInstance, b
     # By itself Dagster stores event by event, of which a partition has three.
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", str(BATCH))
     try:
-        with _one_at_a_time(place):
+        # Two processes that make Dagster's databases at once leave them broken for good.
+        with filelock.FileLock(place / ".opening"):
             instance = dg.DagsterInstance.local_temp(str(place), overrides={**_NO_CAPTURE, **batched(place)})
     # Dagster has no class of errors for settings, storage and schema together.
     except Exception as error:
         raise ConfigurationError(f"Dagster's home {home} cannot be used: {_first_line(error)}") from error
     with instance:
         yield instance, True
-
-
-@contextmanager
-def _one_at_a_time(home: Path) -> Iterator[None]:
-    """Two processes that make Dagster's databases at once leave them broken for good."""
-    with (home / ".opening").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def tell_if_passing(settings: Settings, *, lasting: bool) -> None:

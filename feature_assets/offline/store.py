@@ -11,13 +11,14 @@ from uuid import uuid4
 import polars as pl
 from deltalake import DeltaTable
 
+from feature_assets.objects import open_objects
 from feature_assets.offline import damage
 from feature_assets.offline.changes import check_keys, check_rows, compacting, dropping, erasing, replaced, replacing
 from feature_assets.offline.commits import CommitInfo, Landed, committed, history
 from feature_assets.offline.erasures import FOLDER, Fence, marks, marks_of
 from feature_assets.offline.files import check_partitions, files_of
 from feature_assets.offline.pinned import Pinned
-from feature_assets.offline.place import Place
+from feature_assets.offline.place import LOG, Place
 from feature_assets.offline.positions import InJournal, Moved, Reached, journal_application, reached
 from feature_assets.offline.pushes import Appending, KnownBy, SeenEvents, Sorted, no_pushed_rows
 from feature_assets.offline.reading import latest, refuse_vacuumed, scanned
@@ -98,6 +99,11 @@ class OfflineStore:
     def version(self, view: ViewSpec) -> int:
         """The Delta version that a reader would get now."""
         return needed(self._place(view)).version()
+
+    def is_at(self, view: ViewSpec, version: int) -> bool:
+        """Whether a Delta version is the latest one still, by one look for the next; the table is not read."""
+        log = open_objects(f"{self.uri(view)}/{LOG}", self.storage_options)
+        return log.get(f"{version + 1:020d}.json") is None
 
     def state(self, view: ViewSpec, *, at: int | None = None) -> OfflineState | None:
         """What the log says of the table, now or at a version, None if there is none; no data is read."""

@@ -124,11 +124,16 @@ def _applied(commit: Commit, partitions: Mapping[str, int], *, settled: bool) ->
     return AppliedPublication(commit.publication, commit.version, partitions, settled)
 
 
-def pending(view: ViewSpec, offline: OfflineStore, online: OnlineStore) -> tuple[str, ...]:
-    """The partitions whose last publication the online store does not fully reflect, by the ledger; reads no rows."""
+def pending(
+    view: ViewSpec, offline: OfflineStore, online: OnlineStore, *, state: OfflineState | None = None
+) -> tuple[str, ...]:
+    """The partitions whose last publication the online store does not fully reflect, by the ledger; reads no rows.
+
+    `state` is what the offline table holds, for whoever has just asked for it.
+    """
     if not view.online:
         return ()
-    state = offline.state(view)
+    state = state or offline.state(view)
     entries = online.ledger(view).entries
     unsettled = {name for name, entry in entries.items() if not entry.settled}
     published = {**(state.publications if state else {}), **pushed_of(view, offline, entries)}
