@@ -11,7 +11,6 @@ records each partition, in SQLite, which takes most of the time.
 
 import argparse
 import json
-import os
 import re
 import signal
 import sqlite3
@@ -30,6 +29,7 @@ from typing import Any, NamedTuple
 import polars as pl
 from deltalake import DeltaTable, write_deltalake
 
+from benchmarks.timing import as_installed
 from feature_assets.config import Settings
 from feature_assets.offline import OfflineStore
 from feature_assets.online import open_online_store
@@ -141,7 +141,7 @@ def stopped(folder: Path, words: Sequence[str], after: int) -> list[dict[str, An
 @contextmanager
 def started(folder: Path, words: Sequence[str]) -> "Iterator[subprocess.Popen[str]]":
     """`feature-assets` in the folder."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONWARNINGS": "ignore"}
+    environment = {**as_installed(), "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONWARNINGS": "ignore"}
     environment |= {"DAGSTER_HOME": str(folder / ".dagster"), "DAGSTER_DISABLE_TELEMETRY": "yes"}
     command = [sys.executable, "-m", "feature_assets.cli", *words]
     with subprocess.Popen(
