@@ -1,5 +1,6 @@
 """Parts of a spine answered by whoever runs them, in whatever order and how often."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from feature_assets.spec import Field, OnDemandViewSpec, RequestSource, ViewProj
 from feature_assets.training import training_set
 from feature_assets.transformations import declared_expressions
 from feature_assets.types import Float64, Int64, String
-from tests.historical.world import NOON, World, spine, view
+from tests.historical.world import HOUR, NOON, World, spine, view
 
 MINUTE = timedelta(minutes=1)
 STATS = view("stats", {"driver": String}, [Field("trips", Int64)])
@@ -229,6 +230,42 @@ def test_a_folder_that_a_worker_does_not_see_is_named(spread, tmp_path):
 def test_a_task_without_an_answer_is_an_error(spread):
     with pytest.raises(StoreError, match=r"Of \d+ tasks 1 have no answer"):
         spread(rows(range(300)), lambda work, given: map(work, given[1:])).collect()
+
+
+def test_a_task_opens_no_file_of_a_time_that_its_part_does_not_reach(tmp_path, monkeypatch):
+    """While it runs, all other files of the history are away."""
+    monkeypatch.setattr(budget, "LEAST", 0)
+    fresh = view("fresh", {"driver": String}, [Field("trips", Int64)], ttl=10 * MINUTE)
+    here = World(tmp_path, fresh)
+    for hour in range(10):
+        minutes = range(60 * hour, 60 * hour + 60)
+        published = [{"driver": f"d{n % 7}", "at": NOON + n * MINUTE, "trips": n} for n in minutes]
+        here.publish(fresh, published, partition=f"h{hour}")
+    shuffled = [n * 187 % 600 for n in range(600)]
+    asked = spine([NOON + n * MINUTE for n in shuffled], driver=[f"d{n % 7}" for n in shuffled])
+    absent: list[int] = []
+
+    def run(work, given):
+        for text in given:
+            task = json.loads(text)["work"]
+            files = [f"{task['scratch']}/{name}" for name in task["files"]]
+            part = pl.scan_parquet(files, glob=False).slice(task["offset"], task["length"]).collect()
+            first, last = part["event_timestamp"].min() - 10 * MINUTE, part["event_timestamp"].max()
+            reached = {(moment - NOON) // HOUR for moment in (first, last)}
+            away = [n for n in range(10) if not min(reached) <= n <= max(reached)]
+            folders = [tmp_path / "offline" / "fresh" / "v1" / f"__partition=h{n}" for n in away]
+            for folder in folders:
+                folder.rename(folder.with_name(f"away-{folder.name}"))
+            yield work(text)
+            for folder in folders:
+                folder.with_name(f"away-{folder.name}").rename(folder)
+            absent.append(len(away))
+
+    monkeypatch.setattr("feature_assets.historical.run_by", lambda *_: run)
+    found = here.ask(asked, ["fresh:trips"], engine="daft", memory_limit=40_000)
+    assert found.collect()["trips"].to_list() == shuffled
+    assert len(absent) > 4
+    assert min(absent) >= 5
 
 
 def test_without_daft_it_is_said_how_to_get_it(world, monkeypatch):
