@@ -15,8 +15,10 @@ from feature_assets.assets.function import AssetFunction
 from feature_assets.assets.passed_on import declaring, refuse_unknown_parameters
 from feature_assets.assets.projection import asset_key, projected
 from feature_assets.assets.resources import RESOURCE, TRAINING_SET, FeatureAssets
-from feature_assets.errors import DeclarationError
+from feature_assets.errors import DeclarationError, RequestError
 from feature_assets.historical import Progress
+from feature_assets.historical.budget import memory_limit as bytes_of
+from feature_assets.joins import check_engine
 from feature_assets.store import FeatureStore
 from feature_assets.training import Manifest, set_of_partition
 
@@ -71,6 +73,11 @@ def training_set(
         for parameter in _TAKEN_OVER:
             if parameter in asset:
                 raise DeclarationError(f"{place}: {parameter}= is not for a training set. Leave it out.")
+        try:
+            check_engine(engine)
+            bytes_of(memory_limit)
+        except RequestError as error:
+            raise DeclarationError(f"{place}: {error}") from None
         asked, upstream = _asked(features, place)
         options = {
             "timestamp_column": timestamp_column,

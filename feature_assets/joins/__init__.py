@@ -76,6 +76,16 @@ ENGINES: Final[Mapping[str, str]] = {"polars": _POLARS, "daft": _POLARS, "daft-r
 _RUNNERS: Final[Mapping[str, str]] = {"daft": "feature_assets.joins.daft", "daft-ray": "feature_assets.joins.daft"}
 
 
+def check_engine(name: str) -> None:
+    """See that there is an engine of that name; what it needs may be installed elsewhere.
+
+    Raises:
+        RequestError: there is no such engine.
+    """
+    if name not in ENGINES:
+        raise RequestError(f"There is no join engine '{name}'. Known: {', '.join(ENGINES)}.")
+
+
 def engine_named(name: str) -> Open:
     """What opens the engine of that name on moments, and on how many rows of a history it may hold at once.
 
@@ -84,8 +94,7 @@ def engine_named(name: str) -> Open:
     Raises:
         RequestError: there is no such engine.
     """
-    if name not in ENGINES:
-        raise RequestError(f"There is no join engine '{name}'. Known: {', '.join(ENGINES)}.")
+    check_engine(name)
     return cast("Open", import_module(ENGINES[name]).open_engine)
 
 

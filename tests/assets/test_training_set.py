@@ -78,6 +78,19 @@ def test_it_is_saved_and_its_manifest_recorded(stores: Any, instance: Any, resou
     assert again.tags["dagster/data_version"] == made.tags["dagster/data_version"]
 
 
+def test_it_is_made_by_the_engine_that_it_names(stores: Any, instance: Any, resources: Any) -> None:
+    pytest.importorskip("daft")
+
+    @training_set(features=model_features, engine="daft", memory_limit="1GB")
+    def spread(asked: pl.LazyFrame) -> pl.LazyFrame:
+        return asked
+
+    made = recorded(run([spread], instance, resources), "spread")
+    alone = recorded(run([examples], instance, resources), "examples")
+    assert made.metadata["engine"].value == "daft"
+    assert made.tags["dagster/data_version"] == alone.tags["dagster/data_version"]
+
+
 def test_the_lineage_leads_to_what_it_asks() -> None:
     graph = dg.Definitions(assets=ALL, resources={"feature_assets": FeatureAssets()}).resolve_asset_graph()
     assert graph.get(examples.key).parent_keys == {asked.key, model_features.key}
@@ -140,6 +153,8 @@ def test_what_cannot_be_joined_fails_with_the_mend(stores: Any, instance: Any, r
         ({"features": "model_features", "name": "a b"}, r"letters, digits and underscores"),
         ({"features": "model_features", "io_manager_key": "x"}, r"io_manager_key= is not for a training set"),
         ({"features": "model_features", "memry_limit": 1}, r"memory_limit"),
+        ({"features": "model_features", "engine": "dask"}, r"no join engine 'dask'\. Known: polars, daft, daft-ray"),
+        ({"features": "model_features", "memory_limit": "much"}, r"'much' is no amount of memory"),
     ],
 )
 def test_a_wrong_declaration_is_refused(options: dict[str, Any], told: str) -> None:
