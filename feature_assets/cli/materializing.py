@@ -31,6 +31,8 @@ _COLUMNS = (
     Column("keys", style="number"),
     Column("online"),
     Column("delta_version", "delta", style="number"),
+    Column("read_units", "read units", style="number"),
+    Column("write_units", "write units", style="number"),
     Column("seconds", style="number"),
 )
 
@@ -231,6 +233,8 @@ def _row(run: "Run") -> dict[str, Any]:
         "keys": run.keys,
         "online": _shortly(run.online),
         "delta_version": run.delta_version,
+        "read_units": run.read_units,
+        "write_units": run.write_units,
         "seconds": round(run.seconds, 2),
         "run_id": run.run_id,
     }

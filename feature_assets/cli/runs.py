@@ -38,6 +38,7 @@ class Run:
     """What one run did.
 
     `failure` is empty where it succeeded; `stopped` says that a person ended it. `warnings` are checks that only warn.
+    Units are those that the online store took, where it has a price.
     """
 
     partitions: tuple[str, ...]
@@ -49,6 +50,8 @@ class Run:
     keys: int | None = None
     delta_version: int | None = None
     online: str = ""
+    read_units: float | None = None
+    write_units: float | None = None
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -167,6 +170,8 @@ def _published(result: Any) -> dict[str, Any]:
                 "keys": metadata["keys"],
                 "delta_version": metadata["delta_version"],
                 "online": metadata.get("online", ""),
+                "read_units": metadata.get("online_read_units"),
+                "write_units": metadata.get("online_write_units"),
             }
     return {}
 

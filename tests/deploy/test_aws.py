@@ -109,7 +109,8 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 def test_each_role_needs_no_more_than_its_policy_allows(cloud: Cloud) -> None:
     cloud.run("publisher", "apply")
-    cloud.run("materialiser", "materialize", "airport_weather", "--partition", "2013-02-11")
+    shown = cloud.run("materialiser", "materialize", "airport_weather", "--partition", "2013-02-11")
+    assert re.search(r"read units +write units", shown), "what it cost"
     cloud.run("materialiser", "materialize", "airport_weather", "--partition", "2013-02-10")
     cloud.run("materialiser", "materialize", "seats")
     cloud.run("materialiser", "verify")

@@ -39,6 +39,19 @@ class TestDynamoDB(OnlineStoreContract):
         weather_store.reader(WEATHER, ["temp"])([("a",), ("b",)])
         assert weather_store.units()[0] > read
 
+    def test_a_publication_costs_its_rows_its_ledger_and_what_is_refused(
+        self, weather_store: DynamoOnlineStore
+    ) -> None:
+        def cost(time: int, publication: int) -> float:
+            before = weather_store.units()[1]
+            rows = online_rows(WEATHER, [weather(name, time, publication=publication) for name in "abc"])
+            weather_store.write(WEATHER, rows, AppliedPublication(publication, publication, {"p": 3}))
+            return weather_store.units()[1] - before
+
+        # The write is begun, told of, entered, ended, and its latest event noted; moto has updates at half the price.
+        assert 3 + 4 <= cost(5, 1) <= 3 + 5
+        assert 3 + 4 <= cost(3, 2) <= 3 + 5, "of a row that is refused DynamoDB does not tell the price, and takes it"
+
     def test_rows_older_than_what_is_there_cost_no_writes(self, weather_store: DynamoOnlineStore) -> None:
         names = [f"k{number}" for number in range(50)]
         weather_store.write(WEATHER, online_rows(WEATHER, [weather(name, 60) for name in names]), None)

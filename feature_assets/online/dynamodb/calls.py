@@ -29,6 +29,7 @@ _SECONDS_TO_WRITE = 60.0
 _FIRST_WAIT = 0.02
 _LONGEST_WAIT = 1.0
 _READS: Final = frozenset({"batch_get_item", "get_item", "query", "scan"})
+_PRICED: Final = _READS | {"batch_write_item", "delete_item", "put_item", "update_item"}
 
 # What stand-ins for DynamoDB may not know, and what in the store's URL does without it.
 _DONE_WITHOUT: Final = {
@@ -97,10 +98,16 @@ class Calls:
             StoreError: it failed, again and again where that may help.
         """
         client = self._client(operation)
+        if operation in _PRICED:
+            arguments["ReturnConsumedCapacity"] = "TOTAL"
         try:
             answer: dict[str, Any] = getattr(client, operation)(**arguments)
         except ClientError as error:
-            raise self._translated(operation, error) from error
+            translated = self._translated(operation, error)
+            if isinstance(translated, Refused):
+                # It costs what the row that stands there weighs, which is not told: a unit at the least.
+                self._count(operation, {"CapacityUnits": 1.0})
+            raise translated from error
         except (NoCredentialsError, NoRegionError) as error:
             raise ConfigurationError(
                 f"DynamoDB cannot be called: {error} Set AWS_REGION and credentials as the AWS command line takes them, "
@@ -147,7 +154,7 @@ class Calls:
         found: dict[str, dict[bytes, Item]] = {table: {} for table in asked}
         left, deadline, wait = dict(asked), time.monotonic() + _SECONDS_TO_READ, _FIRST_WAIT
         while left:
-            answer = self.call("batch_get_item", RequestItems=left, ReturnConsumedCapacity="TOTAL")
+            answer = self.call("batch_get_item", RequestItems=left)
             for table, items in answer.get("Responses", {}).items():
                 found[table].update((bytes(item[KEY]["B"]), item) for item in items)
             left = answer.get("UnprocessedKeys") or {}
@@ -164,7 +171,7 @@ class Calls:
         left: dict[str, Any] = {table: [{"PutRequest": {"Item": item}} for item in items]}
         deadline, wait = time.monotonic() + _SECONDS_TO_WRITE, _FIRST_WAIT
         while left:
-            answer = self.call("batch_write_item", RequestItems=left, ReturnConsumedCapacity="TOTAL")
+            answer = self.call("batch_write_item", RequestItems=left)
             left = answer.get("UnprocessedItems") or {}
             if left:
                 wait = self._paused(wait, deadline) or self._give_up_writing(left)

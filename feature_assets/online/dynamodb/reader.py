@@ -84,9 +84,7 @@ def _found(calls: Calls, asked: Sequence[tuple[str, DynamoReader, Encoded]]) -> 
     found: dict[str, dict[bytes, Item]] = {table: {} for table in columns}
     if len(wanted) == 1:
         ((table, key),) = wanted
-        answer = calls.call(
-            "get_item", TableName=table, Key={KEY: {"B": key}}, ReturnConsumedCapacity="TOTAL", **shared[table]
-        )
+        answer = calls.call("get_item", TableName=table, Key={KEY: {"B": key}}, **shared[table])
         if "Item" in answer:
             found[table][key] = answer["Item"]
         return found

@@ -162,7 +162,6 @@ class DynamoOnlineStore:
                     ConditionExpression=f"attribute_not_exists({_T}) OR {_T} <= :token",
                     ExpressionAttributeNames={_T: TOKEN},
                     ExpressionAttributeValues={":token": item[TOKEN]},
-                    ReturnConsumedCapacity="TOTAL",
                 )
             except Refused:
                 return False
@@ -216,7 +215,6 @@ class DynamoOnlineStore:
                 "ConditionExpression": f"{_T} = :token",
                 "ExpressionAttributeNames": {_T: TOKEN},
                 "ExpressionAttributeValues": {":token": {"S": token}},
-                "ReturnConsumedCapacity": "TOTAL",
             }
             try:
                 if key in instead:
@@ -273,9 +271,7 @@ class DynamoOnlineStore:
         projected = {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names} if names else {}
         start: dict[str, Any] = {}
         while True:
-            answer = self._calls.call(
-                "scan", TableName=table, ConsistentRead=True, ReturnConsumedCapacity="TOTAL", **projected, **start
-            )
+            answer = self._calls.call("scan", TableName=table, ConsistentRead=True, **projected, **start)
             yield from answer["Items"]
             if not answer.get("LastEvaluatedKey"):
                 return
