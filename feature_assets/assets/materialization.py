@@ -150,14 +150,14 @@ def _told(spec: ViewSpec, publication: Publication) -> dict[str, Any]:
     if publication.first_event is not None and publication.last_event is not None:
         metadata["first_event"] = dg.MetadataValue.timestamp(publication.first_event)
         metadata["last_event"] = dg.MetadataValue.timestamp(publication.last_event)
-    if publication.units is not None:
-        metadata["online_read_units"], metadata["online_write_units"] = publication.units
     if publication.duplicates:
         metadata["duplicates_dropped"] = publication.duplicates
     if publication.dropped:
         metadata["undeclared_columns_dropped"] = ", ".join(publication.dropped)
     online = f"{publication.written:,} written, {publication.kept:,} already later, {publication.retracted:,} corrected"
     metadata["online"] = dg.MetadataValue.text(online if spec.online else "not served")
+    if publication.units is not None:
+        metadata["online_read_units"], metadata["online_write_units"] = publication.units
     metadata["features"] = dg.MetadataValue.md(_feature_table(spec, publication))
     metadata["delta_version"] = publication.delta_version
     metadata["seconds"] = round(sum(publication.seconds.values()), 3)
