@@ -38,12 +38,11 @@ def make_container(endpoint: str, name: str) -> None:
 def options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     with azurite(tmp_path_factory.mktemp("azure")) as endpoint:
         make_container(endpoint, "features")
-        yield {
-            "azure_storage_account_name": ACCOUNT,
-            "azure_storage_account_key": KEY,
-            "azure_storage_endpoint": f"{endpoint}/{ACCOUNT}",
-            "allow_http": "true",
-        }
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AZURITE_BLOB_STORAGE_URL", endpoint)
+            # Azure lists what follows a name (startFrom); Azurite lists all, and delta-rs would take the first entries of a
+            # log for new ones. Told that it is Azurite, the client leaves them out itself.
+            yield {"azure_storage_use_emulator": "true", "allow_http": "true"}
 
 
 def test_it_keeps_to_conditions(options: dict[str, str]) -> None:
@@ -66,10 +65,22 @@ def test_publications_at_once_are_all_there(options: dict[str, str]) -> None:
     assert len(published.registry.views) == WRITERS
 
 
-def test_a_table_is_written_and_read(options: dict[str, str]) -> None:
-    """Of one commit: delta-rs 1.6.6 cannot make a second one in Azurite 3.35, not of a plain table of its own either."""
+def test_commits_at_once_are_all_there(options: dict[str, str]) -> None:
+    def publish(name: str) -> list[int]:
+        store = OfflineStore("az://features/offline", storage_options=options)
+        return [replace(store, {f"{name}{number}": [(name, number, None, number)]}).version for number in range(TIMES)]
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        versions = [version for of_writer in pool.map(publish, "abc") for version in of_writer]
+    assert sorted(versions) == list(range(1, WRITERS * TIMES + 1))
     store = OfflineStore("az://features/offline", storage_options=options)
-    assert replace(store, {"p": [("k", 0, None, 1)], "empty": []}).version == 1
-    assert held(store) == {"p": [("k", 0, None, 1)]}
+    assert held(store) == {
+        f"{name}{number}": [(name, number, None, number)] for name in "abc" for number in range(TIMES)
+    }
+    replace(store, {"a0": [("a", 0, None, 7)], "a1": []})
+    assert held(store)["a0"] == [("a", 0, None, 7)]
+    assert "a1" not in held(store)
+    assert held(store, version=WRITERS * TIMES)["a0"] == [("a", 0, None, 0)]
     assert store.check(WEATHER) == []
-    tell("R1, Azurite", publications=f"{WRITERS * TIMES} of {WRITERS * TIMES}")
+    count = WRITERS * TIMES
+    tell("K1, R1, Azurite", publications=f"{count} of {count}", commits=f"{count} of {count}")
