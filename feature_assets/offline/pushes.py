@@ -226,7 +226,9 @@ def _near(view: ViewSpec, table: DeltaTable, rows: pl.DataFrame, *, replaced_onl
 
 
 class SeenEvents:
-    """The event ids of the rows that were pushed lately; each file is read once."""
+    """The event ids of the rows that were pushed lately: 64 bits of each, sorted by file. A file is read once, and again where
+    it may have an id that is asked for, which nearly none is.
+    """
 
     def __init__(self) -> None:
         self._by_table: dict[str, dict[str, pl.Series]] = {}
@@ -235,13 +237,22 @@ class SeenEvents:
         """Those of these ids that pushed rows have, as a column."""
         since = (datetime.now(UTC) - EVENT_IDS_KEPT).timestamp() * 1000
         files = files_of(table).filter(pl.col("pushed"), pl.col("modified") >= since)
-        known = self._by_table.get(place.uri, {})
-        new = files.filter(~pl.col("path").is_in(list(known)))
-        known = {path: ids for path, ids in known.items() if path in set(files["path"])}
-        known |= {file["path"].item(): _ids(place, table, file) for file in new.iter_slices(1)}
-        self._by_table[place.uri] = known
-        hits = [asked.filter(asked.is_in(ids.implode())) for ids in known.values()]
-        return pl.DataFrame({EVENT_ID: pl.concat([asked.clear(), *hits]).unique()})
+        former = self._by_table.get(place.uri, {})
+        known = self._by_table[place.uri] = {}
+        hashes, hits = asked.hash(), [asked.clear()]
+        for file in files.iter_slices(1):
+            path = file["path"].item()
+            known[path] = former[path] if path in former else _ids(place, table, file).hash().sort()
+            if _has_any(known[path], hashes):
+                hits.append(asked.filter(asked.is_in(_ids(place, table, file).implode())))
+        return pl.DataFrame({EVENT_ID: pl.concat(hits).unique()})
+
+
+def _has_any(ordered: pl.Series, asked: pl.Series) -> bool:
+    if ordered.is_empty():
+        return False
+    places = ordered.search_sorted(asked).clip(upper_bound=len(ordered) - 1)
+    return bool((ordered.gather(places) == asked).any())
 
 
 def _ids(place: Place, table: DeltaTable, file: pl.DataFrame) -> pl.Series:

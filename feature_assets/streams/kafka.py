@@ -290,6 +290,7 @@ def _client(source: KafkaSource, given: Mapping[str, Any], **callbacks: Any) -> 
         "client.id": "feature-assets",
         # What is read ahead is memory too.
         "queued.max.messages.kbytes": _AHEAD_KILOBYTES,
+        "fetch.max.bytes": _AHEAD_KILOBYTES << 10,
         "isolation.level": "read_committed",
         **given,
         "enable.auto.commit": False,

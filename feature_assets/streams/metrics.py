@@ -15,7 +15,7 @@ from feature_assets.streams.progress import Progress
 
 @dataclass(frozen=True, slots=True)
 class StreamMetric:
-    """One metric, and its values by the values of its labels in one source's progress."""
+    """One metric, and its values by the values of its labels in one source's progress; which goes on meanwhile."""
 
     name: str
     kind: Literal["counter", "gauge"]
@@ -37,7 +37,7 @@ METRICS: Final = (
         "counter",
         "Rows of records that were published.",
         ("source", "view"),
-        lambda progress: {(view,): rows for view, rows in progress.rows.items()},
+        lambda progress: {(view,): rows for view, rows in progress.rows.copy().items()},
     ),
     StreamMetric(
         "feature_assets_stream_batches_total",
@@ -114,7 +114,7 @@ METRICS: Final = (
         "gauge",
         "The latest event timestamp of the rows that were published.",
         ("source", "view"),
-        lambda progress: {(view,): at.timestamp() for view, at in progress.watermarks.items()},
+        lambda progress: {(view,): at.timestamp() for view, at in progress.watermarks.copy().items()},
     ),
 )
 
@@ -139,8 +139,7 @@ def _family(metric: StreamMetric, progress: Mapping[str, Progress]) -> Family:
 
 def _values(metric: StreamMetric, progress: Mapping[str, Progress]) -> Iterator[tuple[tuple[str, ...], float]]:
     for source, of_source in progress.items():
-        # Copies: the consumer goes on meanwhile.
-        yield from (((source, *labels), value) for labels, value in dict(metric.values(of_source)).items())
+        yield from (((source, *labels), value) for labels, value in metric.values(of_source).items())
 
 
 def registry_of(progress: Mapping[str, Progress]) -> CollectorRegistry:
