@@ -51,17 +51,19 @@ def run(
     from feature_assets.streams.running import Consumers
 
     consumers = Consumers(settings, views or ())
-    for one in consumers.chosen:
-        note(f"Consuming {one.source.name} for {one.names}, in the group {one.group}. Ctrl-C ends it.")
-    if metrics_port is not None:
-        server = serve({name: each.progress for name, each in consumers.running.items()}, metrics_host, metrics_port)
-        note(f"Metrics at http://{metrics_host}:{server.server_port}/metrics")
 
     def ended(signum: int, frame: Any) -> None:
         consumers.stop()
 
     former = {number: signal.signal(number, ended) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        for one in consumers.chosen:
+            note(f"Consuming {one.source.name} for {one.names}, in the group {one.group}. Ctrl-C ends it.")
+        if metrics_port is not None:
+            server = serve(
+                {name: each.progress for name, each in consumers.running.items()}, metrics_host, metrics_port
+            )
+            note(f"Metrics at http://{metrics_host}:{server.server_port}/metrics")
         consumers.run()
     finally:
         for number, handler in former.items():

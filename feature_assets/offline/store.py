@@ -246,13 +246,18 @@ class OfflineStore:
             keys: some of the join keys, or all; rows in which these match.
             until: sequence numbers are microseconds since 1970, by the clock of the host that gave them.
         """
+        if keys.is_empty():
+            return
         marked = marks(view, keys, until)
         journal = InJournal(uuid4().hex)
         self._of_erased().append(marks_of(view), marked, numbered=journal, metadata={}, known_by="number")
         self.append(view, no_pushed_rows(view), numbered=Fence(until), metadata={"kind": "erased keys"})
 
     def _erased(self, view: ViewSpec, since: int) -> pl.DataFrame:
-        return self._of_erased().scan(marks_of(view), since=moment(since)).collect()
+        erased, marked = self._of_erased(), marks_of(view)
+        if erased.state(marked) is None:
+            return no_pushed_rows(marked)
+        return erased.scan(marked, since=moment(since)).collect()
 
     def _of_erased(self) -> "OfflineStore":
         root = f"{self.root}/{FOLDER}"

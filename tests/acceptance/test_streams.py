@@ -91,8 +91,10 @@ def test_each_record_is_there_once_though_consumers_are_killed(
         project.wait_for(MESSAGES, 180)
         for process in alive:
             process.send_signal(signal.SIGTERM)
-        for process in alive:
-            assert process.wait(60) == 0, (tmp_path / "consumers.log").read_text()
+        # The last one may only have begun to load.
+        codes = {process.wait(60) for process in alive}
+        assert codes <= {0, -signal.SIGTERM}, (tmp_path / "consumers.log").read_text()
+        assert 0 in codes
     finally:
         writer.join()
         stop(every)

@@ -1,5 +1,6 @@
 """Who is erased does not come back from a journal, of whatever host, and nobody else is lost by it."""
 
+import shutil
 import tempfile
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
@@ -109,6 +110,18 @@ def test_a_row_that_was_acknowledged_before_an_erasure_is_gone_whenever_it_is_pu
         if found:
             assert verify(VISITS, hosts["x"], online).total == 0
         online.close()
+
+
+def test_who_is_no_longer_known_to_be_erased_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """The digests may be removed when no journal is older; keys of another type than the view's are none."""
+    offline = OfflineStore(f"{tmp_path}/offline", durability="process")
+    nobody = pl.DataFrame({"person": []}, schema={"person": pl.String()})
+    offline.leave_out(VISITS, nobody, until=10)
+    append(VISITS, rows_of([(1, "a", 1)]), numbered=InJournal("x"), offline=offline, online=None)
+    offline.leave_out(VISITS, pl.DataFrame({"person": ["b"]}), until=10)
+    shutil.rmtree(f"{tmp_path}/offline/__erased")
+    append(VISITS, rows_of([(2, "b", 1)]), numbered=InJournal("y"), offline=offline, online=None)
+    assert sorted(offline.scan(VISITS).collect()["number"]) == [1, 2]
 
 
 def test_rows_that_are_on_their_way_while_somebody_is_erased_are_left_out_too(
