@@ -23,11 +23,10 @@ from typing import Any
 
 import polars as pl
 
-from benchmarks.join import NAMES, prepare, views
+from benchmarks.join_cases import NAMES, generated, registry_of
 from feature_assets.historical import Progress, historical_features, parts
 from feature_assets.joins import run_by
 from feature_assets.offline import OfflineStore
-from feature_assets.registry import Registry
 from feature_assets.training import training_set
 
 WORKER = b"RaySwordfishActor"
@@ -98,7 +97,7 @@ def measure(folder: Path, engine: str, address: str | None, limit: str, name: st
         stages.end(made.stage)
 
     asked = historical_features(
-        Registry.of(views(created=False)),
+        registry_of(folder),
         OfflineStore(str(folder / "offline")),
         folder / "spine.parquet",
         [f"{view}:*" for view in NAMES],
@@ -139,7 +138,7 @@ def show(label: str, told: dict[str, float]) -> None:
 
 
 def run(folder: Path, options: argparse.Namespace) -> None:
-    prepare(folder, options.rows, options.spine, options.entities, created=False)
+    generated(folder, options.rows, options.spine, options.entities, created=False)
     print(
         f"join, 3 views × 10 features × {options.rows:,} rows, spine {options.spine:,} in no order, "
         f"{options.limit} a task, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}"

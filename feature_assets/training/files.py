@@ -18,7 +18,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from feature_assets.drafts import drafted_folder
-from feature_assets.errors import FeatureAssetsError, RequestError, StoreError
+from feature_assets.errors import FeatureAssetsError, RequestError, StoreError, StoreFull, StoreUnavailable
 from feature_assets.objects import Objects, open_objects
 from feature_assets.spec import Spec
 from feature_assets.training.digests import Blocks, Digester
@@ -192,22 +192,29 @@ def _taken(place: str) -> RequestError:
 
 def _sunk(place: str, name: str, pieces: Iterator[pl.DataFrame], options: Mapping[str, Any]) -> int:
     """Write the pieces to one file, which is there whole or not at all; how many bytes it has."""
-    first = next(pieces)
-    sizes: list[int] = []
-    with streamed(first.schema, lambda: chain([first], pieces)) as rows:
-        local = "://" not in place
-        draft = f"{place}/{f'.{name}.{uuid4().hex}' if local else name}"
-        try:
+    first, sizes = next(pieces), list[int]()
+    local = "://" not in place
+    draft = f"{place}/{f'.{name}.{uuid4().hex}' if local else name}"
+    try:
+        with streamed(first.schema, lambda: chain([first], pieces)) as rows:
             rows.sink_parquet(
                 draft,
                 sinked_paths_callback=lambda sunk: sizes.extend(one.num_bytes for one in sunk.paths),
                 **options,
             )
-            if local:
-                Path(draft).replace(f"{place}/{name}")
-        finally:
-            if local:
-                Path(draft).unlink(missing_ok=True)
+        if local:
+            Path(draft).replace(f"{place}/{name}")
+    except FeatureAssetsError:
+        raise
+    except (pl.exceptions.PolarsError, OSError) as error:
+        if StoreFull.is_told_by(error):
+            raise StoreFull(
+                f"No room is left in {place} for the rows ({error}). Free some, and write them again."
+            ) from error
+        raise StoreUnavailable(f"{place} cannot be written to: {error}") from error
+    finally:
+        if local:
+            Path(draft).unlink(missing_ok=True)
     return sum(sizes)
 
 

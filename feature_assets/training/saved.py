@@ -18,7 +18,7 @@ import msgspec
 import polars as pl
 
 from feature_assets.errors import RequestError, StoreError, StoreUnsafe, UnknownTrainingSet
-from feature_assets.objects import Objects, PutConflict, open_objects
+from feature_assets.objects import PutConflict, open_objects
 from feature_assets.training.digests import Digests
 from feature_assets.training.files import SavedFiles
 from feature_assets.training.manifest import Kind, Manifest, StoredFile, read_manifest, written
@@ -45,8 +45,8 @@ def set_of_partition(name: str, partition: str | None = None) -> str:
 class TrainingSets:
     """The saved training sets of one place."""
 
-    def __init__(self, place: str | Path | Objects, options: Mapping[str, str] | None = None) -> None:
-        self._objects = place if isinstance(place, Objects) else open_objects(place, options)
+    def __init__(self, place: str | Path, options: Mapping[str, str] | None = None) -> None:
+        self._objects = open_objects(place, options)
         self.place = self._objects.place
         self._options = dict(options or {})
 

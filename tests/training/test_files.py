@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from feature_assets.errors import RequestError, StoreUnavailable
+from feature_assets.errors import RequestError, StoreFull, StoreUnavailable
 from feature_assets.offline import foreign
 from feature_assets.spec import Field
-from feature_assets.training import differences, digests, training_set
+from feature_assets.training import TrainingSets, differences, digests, training_set
 from feature_assets.training.digests import Digester, Digests
 from feature_assets.training.files import ParquetFiles, TableFiles, stretches, whole_folder
 from feature_assets.types import Int64, String, Vector
@@ -142,6 +142,26 @@ def test_drafts_of_who_was_killed_are_not_in_it(tmp_path):
         (tmp_path / place / ".part-000000000010.parquet.0").write_bytes(b"PAR1")
     assert [path.name for path in (tmp_path / "rows").iterdir()] == ["part-000000000000.parquet"]
     assert pl.read_parquet(tmp_path / "rows").equals(ASKED)
+
+
+@pytest.mark.parametrize("form", ["folder", "table", "set"])
+def test_a_disk_without_room_is_told_and_nothing_is_left_on_it(tmp_path, small_disk, form):
+    here = World(tmp_path, STATS)
+    here.sets = TrainingSets(small_disk / "sets")
+    here.publish(STATS, [{"driver": "a", "at": NOON, "trips": 1, "way": [0.0, 0.0]}])
+    rows = spine([NOON] * 300_000, driver=["a"] * 300_000, label=pl.Series(range(300_000)).hash() // 2)
+    found = here.ask(rows, ["stats:trips"])
+    writes = {
+        "folder": lambda: found.write_parquet(f"{small_disk}/x/"),
+        "table": lambda: found.write_delta(small_disk / "x"),
+        "set": lambda: found.save("x"),
+    }
+    with pytest.raises(StoreFull, match="No room is left in"):
+        writes[form]()
+    assert [path for path in small_disk.rglob("*") if path.suffix == ".parquet" or path.name == "x"] in (
+        [],
+        [small_disk / "sets/sets/x"],
+    )
 
 
 # Delta tables
