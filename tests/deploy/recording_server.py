@@ -15,6 +15,13 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 _KEY = re.compile(r"Credential=([^/]+)/")
+_SERVICES = {
+    "DynamoDB_20120810": "dynamodb",
+    "AmazonEC2ContainerServiceV20141113": "ecs",
+    "AmazonSSM": "ssm",
+    "secretsmanager": "secretsmanager",
+}
+_NAMED_BY = ("TableName", "ResourceArn", "taskDefinition", "tasks", "task", "SecretId", "Names")
 _OBJECT_ACTIONS = {
     "GET": "s3:GetObject",
     "HEAD": "s3:GetObject",
@@ -42,9 +49,9 @@ class Recording:
 
 
 def _actions(environ: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    target = environ.get("HTTP_X_AMZ_TARGET", "")
-    if target.startswith("DynamoDB"):
-        yield f"dynamodb:{target.rpartition('.')[2]}", _table(environ)
+    service, _, operation = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")
+    if service:
+        yield f"{_SERVICES[service]}:{operation}", _named(environ)
         return
     _, _, key = environ["PATH_INFO"].lstrip("/").partition("/")
     query = parse_qs(environ["QUERY_STRING"], keep_blank_values=True)
@@ -57,10 +64,11 @@ def _actions(environ: dict[str, Any]) -> Iterable[tuple[str, str]]:
         yield "s3:ListBucket", query.get("prefix", [""])[0]
 
 
-def _table(environ: dict[str, Any]) -> str:
+def _named(environ: dict[str, Any]) -> str:
+    """What the call is for: a table, or what else has a name."""
     asked = json.loads(_body(environ) or b"{}")
-    named = asked.get("TableName") or asked.get("ResourceArn", "").rpartition("/")[2]
-    return str(named or next(iter(asked.get("RequestItems", {})), ""))
+    named = next((asked[name] for name in _NAMED_BY if asked.get(name)), None) or list(asked.get("RequestItems", {}))
+    return str(named[0] if isinstance(named, list) and named else named or "")
 
 
 def _body(environ: dict[str, Any]) -> bytes:
