@@ -48,7 +48,7 @@ ROOMS = {
     "apsw": {"online/sqlite"},
     "obstore": {"objects"},
     "boto3": {"online/dynamodb", "streams/kinesis_calls.py"},
-    "confluent_kafka": {"streams/kafka.py", "streams/decoding"},
+    "confluent_kafka": {"streams/kafka_calls.py", "streams/decoding"},
     "fastavro": {"streams/decoding"},
     "google.protobuf": {"streams/decoding"},
     "daft": {"joins/daft"},

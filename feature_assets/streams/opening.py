@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from feature_assets.config import Settings
 from feature_assets.spec import KinesisSource, LogSource
-from feature_assets.streams import kafka
+from feature_assets.streams import kafka_calls
+from feature_assets.streams.kafka import KafkaLog
 from feature_assets.streams.kinesis import open_kinesis
 from feature_assets.streams.kinesis_calls import Calls
 from feature_assets.streams.log import Bounds, Listener, Log, Shard
@@ -39,9 +40,9 @@ def opener(source: LogSource, group: str, settings: Settings) -> Callable[[Liste
     """
     if isinstance(source, KinesisSource):
         return lambda listener: open_kinesis(source, group, settings, listener)
-    kafka.check_installed()
-    properties = kafka.properties(source, settings.stream.connections)
-    return lambda listener: kafka.KafkaLog(source, group, properties, listener)
+    kafka_calls.check_installed()
+    properties = kafka_calls.properties(source, settings.stream.connections)
+    return lambda listener: KafkaLog(source, group, properties, listener)
 
 
 def survey(source: LogSource, group: str, settings: Settings) -> Survey:
@@ -54,6 +55,6 @@ def survey(source: LogSource, group: str, settings: Settings) -> Survey:
     if isinstance(source, KinesisSource):
         with closing(Calls(source, settings.stream.connections)) as calls:
             return Survey({Shard(source.stream, one["ShardId"]): None for one in calls.shards()}, None, {})
-    kafka.check_installed()
-    properties = kafka.properties(source, settings.stream.connections)
-    return Survey(*kafka.surveyed(source, group, properties))
+    kafka_calls.check_installed()
+    properties = kafka_calls.properties(source, settings.stream.connections)
+    return Survey(*kafka_calls.surveyed(source, group, properties))

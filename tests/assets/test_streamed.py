@@ -104,7 +104,7 @@ def test_what_a_stream_brings_shows_in_dagster(
 def test_a_log_that_cannot_be_asked_fails_the_check(
     stores: FeatureAssets, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feature_assets.streams.kafka._ASKED_SECONDS", 1.0)
+    monkeypatch.setattr("feature_assets.streams.kafka_calls._ASKED_SECONDS", 1.0)
     definitions = platform(stores, None)
     passed, said = outcomes(_tick(definitions, "watch_streams", instance))["stream_lag"]
     assert not passed

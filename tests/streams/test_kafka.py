@@ -24,9 +24,9 @@ from feature_assets.online import open_online_store
 from feature_assets.registry import Registry, RegistryStore
 from feature_assets.settlement import pending, verify
 from feature_assets.spec import KafkaSource
-from feature_assets.streams import consumer, kafka
+from feature_assets.streams import consumer, kafka, kafka_calls
 from feature_assets.streams.dead_letters import dead_letter_store
-from feature_assets.streams.kafka import properties
+from feature_assets.streams.kafka_calls import properties
 from feature_assets.streams.opening import opener, survey
 from feature_assets.streams.running import Consumers
 from feature_assets.streams.sink import Stores
@@ -206,7 +206,7 @@ def test_two_consumers_share_the_partitions_and_a_new_registry_is_taken_up(tmp_p
 def test_what_cannot_be_reached_is_told_in_words(
     tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka, "_ASKED_SECONDS", 2.0)
+    monkeypatch.setattr(kafka_calls, "_ASKED_SECONDS", 2.0)
     project = Project(tmp_path, broker, "there", partitions=1)
     with pytest.raises(ConfigurationError, match=r"There is no topic 'their'.*Did you mean 'there'"):
         survey(msgspec.structs.replace(project.source, topics=("their",)), "g", project.settings)
@@ -221,7 +221,7 @@ def test_what_cannot_be_reached_is_told_in_words(
 def test_brokers_behind_tls_and_a_password_are_read_with_what_a_connection_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka, "_ASKED_SECONDS", 1.0)
+    monkeypatch.setattr(kafka_calls, "_ASKED_SECONDS", 1.0)
     files, port = made(tmp_path), free_port()
     with (
         running(tmp_path, advertised=port) as inner,
@@ -403,7 +403,7 @@ def test_while_a_group_shares_out_anew_nothing_is_assigned_by_hand(monkeypatch: 
         resume = assign
 
     client = Client()
-    monkeypatch.setattr(kafka, "_client", lambda *args, **options: client)
+    monkeypatch.setattr(kafka, "client", lambda *args, **options: client)
     listener = SimpleNamespace(assigned=lambda shards: dict.fromkeys(shards, 6), revoked=lambda shards: None)
     log = kafka.KafkaLog(RIDES, "g", {}, listener)
     assert not len(log.poll(10, 1_000, 0)), "whether it was fetched before or after, nobody knows"
