@@ -30,7 +30,6 @@ from feature_assets.cli.project import Project
 from feature_assets.cli.typed import Pairs, RowsFile, columns_given, rows_typed, values_typed
 from feature_assets.cli.upkeep import Views
 from feature_assets.errors import RequestError, UnknownName, WrongType
-from feature_assets.spec import PushSource
 
 if TYPE_CHECKING:
     import polars as pl
@@ -147,11 +146,16 @@ def _to_forget(
                     "frame": keys,
                 }
             )
+    late = [(view, rows_typed(columns, view.join_keys)) for view in _pushed_into(project, knowing)]
     # Whoever names views means those alone.
-    sources = project.registry.sources
-    pushed = [view for view in knowing if view.stream and isinstance(sources.get(view.stream.source), PushSource)]
-    late = [(view, rows_typed(columns, view.join_keys)) for view in pushed]
     return words, late, found if names else [*found, *_in_logs(project, columns)]
+
+
+def _pushed_into(project: Project, views: Sequence["ViewSpec"]) -> list["ViewSpec"]:
+    from feature_assets.spec import PushSource
+
+    sources = project.registry.sources
+    return [view for view in views if view.stream and isinstance(sources.get(view.stream.source), PushSource)]
 
 
 def _check_types(columns: Mapping[str, list[Any]], views: Sequence["ViewSpec"]) -> None:

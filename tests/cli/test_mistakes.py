@@ -114,7 +114,7 @@ twice = FeatureService(
 @pytest.mark.parametrize(
     "output,message",
     [
-        ("rows.xls", "rows.xls is none of .parquet, .delta, .csv, .jsonl, .ndjson, .arrow."),
+        ("rows.xls", "rows.xls is none of .parquet, .delta, .csv, .jsonl, .ndjson, .arrow, and no folder/."),
         ("nowhere/rows.csv", "There is no folder nowhere to write rows.csv to."),
     ],
 )

@@ -180,8 +180,8 @@ def drop_tables(here: World) -> None:
     "loss, told",
     [
         (remove("registry/snapshots/*.json"), [r"registry/snapshots/[0-9a-f]{64}.json is not there"]),
-        (remove("training/sets/today/*/spine-*.parquet"), [r"today/[0-9a-f]+/spine-00000.parquet is gone"]),
-        (damage("training/sets/today/*/spine-*.parquet"), [r"spine-00000.parquet is not what was saved"]),
+        (remove("training/sets/today/*/spine-*.parquet"), [r"today/[0-9a-f]+/spine-000000000000.parquet is gone"]),
+        (damage("training/sets/today/*/spine-*.parquet"), [r"spine-000000000000.parquet is not what was saved"]),
         (vacuum, [r"view 'stats'.*have been vacuumed", r"view 'route'.*have been vacuumed"]),
         (drop_tables, [r"View 'stats' \(version 1\) has no table"]),
         (remove("offline/stats/v1/_delta_log/*1.json"), [r"'stats'"]),
@@ -203,7 +203,9 @@ def test_several_losses_are_told_together(tmp_path: Path) -> None:
     saved(here)
     vacuum(here)
     remove("training/sets/today/*/spine-*.parquet")(here)
-    with pytest.raises(NotReproducible, match=r"spine-00000.parquet is gone.*'stats'.*vacuumed.*'route'.*vacuumed"):
+    with pytest.raises(
+        NotReproducible, match=r"spine-000000000000.parquet is gone.*'stats'.*vacuumed.*'route'.*vacuumed"
+    ):
         here.rebuild("today")
 
 
