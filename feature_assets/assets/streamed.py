@@ -54,7 +54,7 @@ def lag_outcome(source: LogSource, found: ViewStatus, now: datetime) -> Outcome:
     age = None if found.watermark is None else now - found.watermark
     wrong = []
     if found.error:
-        wrong.append(f"the log cannot be asked: {found.error}")
+        wrong.append(found.error if found.shards else f"the log cannot be asked: {found.error}")
     if source.max_lag is not None and found.lag is not None and found.lag > source.max_lag:
         wrong.append(f"{found.lag:,} records are not read, more than {source.max_lag:,}")
     if source.max_age is not None and (age is None or age > source.max_age):

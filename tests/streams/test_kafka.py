@@ -254,10 +254,8 @@ def test_brokers_behind_tls_and_a_password_are_read_with_what_a_connection_says(
             }
             settings = project.settings.model_copy(update={"stream": StreamSettings(connections={"kafka": wrong})})
             with pytest.raises(ConfigurationError, match=told) as refused:
-                survey(project.source, "g", settings)
-            assert "s3cret" not in str(refused.value)
-            with pytest.raises(ConfigurationError, match=told):
                 Consumers(settings).run()
+            assert "s3cret" not in str(refused.value)
         assert guard.refused > 0
 
 
