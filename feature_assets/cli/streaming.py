@@ -167,8 +167,12 @@ def seek(
     ctx: typer.Context,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A source of records.", show_default=False)],
     to: Annotated[
-        Literal["earliest", "latest"],
-        typer.Option(help="The first record that the stream still has, or what comes from now on.", show_default=False),
+        Literal["earliest", "latest", "published"],
+        typer.Option(
+            help="The first record that the stream still has, what comes from now on, or what comes after the published ones "
+            "in a mirror that has the same positions.",
+            show_default=False,
+        ),
     ],
     shard: Annotated[
         str | None, typer.Option(metavar="SHARD", help="One only, as topic/3.", show_default=False)
@@ -185,7 +189,8 @@ def seek(
     from feature_assets.streams.status import seek as sought
 
     project = Project.of(ctx)
-    if not confirmed(f"Have {source} read from its {'start' if to == 'earliest' else 'end'}?", yes=yes):
+    places = {"earliest": "its start", "latest": "its end", "published": "where it was, in another stream"}
+    if not confirmed(f"Have {source} read from {places[to]}?", yes=yes):
         raise Mistake("Nothing was changed.", attempt=f"feature-assets stream seek {source} --to {to} --yes")
     stores = Stores(project.offline, project.online, dead_letter_store(project.settings))
     after = sought(project.registry, project.settings, stores, source, to, shard)

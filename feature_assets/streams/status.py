@@ -133,7 +133,7 @@ def seek(
     settings: Settings,
     stores: Stores,
     source: str,
-    to: Literal["earliest", "latest"],
+    to: Literal["earliest", "latest", "published"],
     only: str | None = None,
 ) -> dict[Shard, int]:
     """Have all views of a source go on at the start or the end of what the log has now.
@@ -141,6 +141,7 @@ def seek(
     Stop the consumers first: one that runs goes on where it is.
 
     Args:
+        to: with "published" they go on where they are, in what the log is now: a mirror of another one.
         only: one shard, as `topic/3`.
 
     Returns by shard the position after which it will be read.
@@ -163,6 +164,11 @@ def seek(
     sink.assigned(list(chosen_shards), seen.origins)
     after: dict[Shard, int] = {}
     for shard, bounds in chosen_shards.items():
+        if to == "published":
+            if (at := sink.reached(shard)) is not None:
+                after[shard] = at
+                sink.move(shard, at)
+            continue
         if bounds is None and to == "latest":
             raise RequestError(
                 f"The log does not tell where shard {shard} ends; nothing was changed. Use --to earliest."

@@ -64,6 +64,7 @@ def test_consumers_go_on_where_they_are_told_to(project: Project, run: Run) -> N
     assert run("stream", "status", "--json").rows[0]["lag"] == 3
     consume(project.settings, 3)
     assert [row[0] for row in project.rows()] == [1, 1, 2, 2], "what is read again is there again"
+    assert "rides/0 is read from position 3 on." in run("stream", "seek", "rides", "--to", "published", "--yes").out
     written(project.broker, ride(3), ride(4))
     run("stream", "seek", "rides", "--to", "latest", "--yes")
     assert run("stream", "status", "--json").rows[0]["lag"] == 0
