@@ -21,6 +21,7 @@ from examples.nyc_flights import assets, data, features, model, views
 from examples.nyc_flights.views import PRESENT
 from feature_assets import FeatureStore
 from feature_assets.assets import FeatureAssets
+from feature_assets.cli.runs import dagster_instance
 from feature_assets.config import Settings
 from feature_assets.server.issuer import Issuer
 from feature_assets.settlement import verify
@@ -102,7 +103,8 @@ def _instance() -> Iterator[dg.DagsterInstance]:
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "dagster.yaml").exists():
         (home / "dagster.yaml").symlink_to(ROOT / "dagster.yaml")
-    with dg.DagsterInstance.get() as instance:
+    # As the command line opens it: what Dagster records of 1,820 partitions is stored together.
+    with dagster_instance(Settings(root=ROOT)) as (instance, _):
         yield instance
 
 

@@ -1,6 +1,7 @@
 """Workers of a backfill are killed while they compute and while they publish. It ends, with nothing lost or doubled."""
 
 import asyncio
+import json
 import os
 import random
 import re
@@ -9,6 +10,7 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -29,6 +31,7 @@ import os
 import time
 from datetime import UTC
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -72,13 +75,15 @@ def expected() -> pl.DataFrame:
 
 
 def a_host(folder: Path) -> Host:
-    """One that looks for dead workers every three seconds, and else is as the project ships it."""
-    host = Host(folder, DEFINITIONS, "host", "http://127.0.0.1:1")
+    """One that looks for dead workers every three seconds and stores events together, and else is as the project ships it."""
+    host = Host(folder, DEFINITIONS, "host", "http://127.0.0.1:1", DAGSTER_EVENT_BATCH_SIZE="1000")
     (folder / "feature_assets.toml").write_text('location = "host"\n')
     shipped = folder / "dagster" / "dagster.yaml"
     text, found = re.subn(r"poll_interval_seconds: \d+", "poll_interval_seconds: 3", shipped.read_text())
     assert found == 1
-    shipped.write_text(text)
+    log: dict[str, Any] = {"module": "feature_assets.cli.event_log", "class": "BatchedSqliteEventLog"}
+    log["config"] = {"base_dir": str(folder / "dagster" / "history" / "runs")}
+    shipped.write_text(f"{text}\nevent_log_storage: {json.dumps(log)}\n")
     return host
 
 
