@@ -62,4 +62,6 @@ def _arn(action: str, of: str) -> str:
         return of
     if action.startswith("s3:"):
         return f"arn:aws:s3:::features/{of}"
+    if action.startswith("ssm:"):
+        return f"arn:aws:ssm:us-east-1:{ACCOUNT}:parameter{of}"
     return f"arn:aws:dynamodb:us-east-1:{ACCOUNT}:table/{of}"
