@@ -114,8 +114,6 @@ def _to_forget(
     """What was given in words; the views into which it may be pushed, with it; and for each view that knows it, the full
     keys and how many rows there are.
     """
-    from feature_assets.spec import PushSource
-
     if not pairs and file is None:
         raise Mistake("Say whom to forget: --entity name=value, or --rows file.")
     views = project.views(names)
