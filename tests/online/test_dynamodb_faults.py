@@ -163,6 +163,23 @@ def test_recovery_is_asked_for_until_the_table_is_old_enough(endpoint: str, faul
         assert found["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"] == "ENABLED"
 
 
+def test_a_table_that_goes_while_it_is_looked_at_is_passed_over(endpoint: str, faults: Faults) -> None:
+    prefix = f"t{uuid4().hex[:10]}"
+    url = f"dynamodb:{prefix}?region=us-east-1&endpoint={endpoint}"
+    first, second = open_online_store(url), open_online_store(f"{url}&read_units=5&write_units=5")
+    assert isinstance(second, DynamoOnlineStore)
+    first.prepare(WEATHER)
+    faults("DescribeTable", "ResourceNotFoundException", 2, only="weather")
+    assert [one.table for one in second.differences([WEATHER])] == [f"{prefix}.catalogue"]
+    faults("UpdateTable", "ResourceInUseException", 2)
+    with pytest.raises(StoreUnavailable, match=f"table {prefix}.catalogue is just being made or changed. Try again"):
+        list(second.amend([WEATHER]))
+    faults("UpdateTable", "ResourceNotFoundException", 2, only="weather")
+    assert [one.table for one in second.amend([WEATHER])] == [f"{prefix}.catalogue"]
+    first.close()
+    second.close()
+
+
 @pytest.mark.parametrize(
     "operation, option, instead",
     [("UpdateTimeToLive", "", "expire=false"), ("UpdateContinuousBackups", "&recovery=true", "recovery=false")],

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from threading import Lock
 from typing import Any
@@ -313,8 +313,9 @@ class DynamoOnlineStore:
     def amend(self, views: Iterable[ViewSpec]) -> Iterator[TableDifference]:
         """See `MadeByOptions` in the protocol."""
         for change in self._changes(views):
-            self._tables.make_change(change)
-            yield change.difference
+            with suppress(NotThere):
+                self._tables.make_change(change)
+                yield change.difference
 
     def _changes(self, views: Iterable[ViewSpec]) -> Iterator[Change]:
         ttls = {(view.name, view.version): view.ttl for view in views}
@@ -324,7 +325,9 @@ class DynamoOnlineStore:
             if version in ttls
         }
         for table in sorted(self._tables.own()):
-            yield from self._tables.changes(table, expire.get(table))
+            # A first load that ended meanwhile has removed the table that it took the place of.
+            with suppress(NotThere):
+                yield from self._tables.changes(table, expire.get(table))
 
     def units(self) -> tuple[float, float]:
         """Read and write units that this process has consumed here."""

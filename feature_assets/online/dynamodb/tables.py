@@ -138,9 +138,15 @@ class Tables:
 
     def make_change(self, change: Change) -> None:
         """Make it, as soon as no other is under way. What AWS does of it in the background is not waited for."""
-        if change.operation == "update_table":
-            self._until_ready(change.difference.table, self._is_idle, _SECONDS_TO_CHANGE)
-        self._calls.call(change.operation, **change.arguments)
+        name = change.difference.table
+        try:
+            if change.operation == "update_table":
+                self._until_ready(name, self._is_idle, _SECONDS_TO_CHANGE)
+            self._calls.call(change.operation, **change.arguments)
+        except (InUse, NotYet) as error:
+            raise StoreUnavailable(
+                f"{self._calls.described}: table {name} is just being made or changed. Try again in a minute."
+            ) from error
 
     def _is_idle(self, name: str) -> bool:
         return bool(self._calls.call("describe_table", TableName=name)["Table"]["TableStatus"] == "ACTIVE")
