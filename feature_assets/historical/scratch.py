@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import polars as pl
 
-from feature_assets.errors import StoreError
+from feature_assets.errors import StoreError, StoreFull, StoreUnavailable
 from feature_assets.objects import open_objects
 
 
@@ -30,7 +30,15 @@ class Scratch:
             StoreError: it cannot be made.
         """
         if within is None or "://" not in within:
-            folder = tempfile.mkdtemp(prefix="feature-assets-", dir=within)
+            try:
+                folder = tempfile.mkdtemp(prefix="feature-assets-", dir=within)
+            except OSError as error:
+                if StoreFull.is_told_by(error):
+                    raise
+                raise StoreUnavailable(
+                    f"The folder for what is joined cannot be written to: {error}. Make it, or name another: scratch = '…' in "
+                    "the settings, or TMPDIR."
+                ) from error
             try:
                 yield cls(folder, {})
             finally:

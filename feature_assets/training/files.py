@@ -7,6 +7,7 @@ stretch that is written again, since whoever began it was taken for dead, has th
 
 import hashlib
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -57,7 +58,7 @@ class ParquetFiles(Spec, frozen=True, kw_only=True, tag="parquet"):
                 rows += piece.height
                 yield piece
 
-        _sunk(self.place, f"part-{first:012d}.parquet", counted(), self.options)
+        _sunk(self.place, _part(first), counted(), self.options)
         return rows
 
 
@@ -132,6 +133,13 @@ class TableFiles(Spec, frozen=True, kw_only=True, tag="delta"):
 AnyWriting = ParquetFiles | SavedFiles | TableFiles
 
 
+_PART = re.compile(r"part-\d{12,}\.parquet")
+
+
+def _part(first: int) -> str:
+    return f"part-{first:012d}.parquet"
+
+
 def stretches(pieces: Iterator[pl.DataFrame], rows: int) -> Iterator[tuple[int, Iterator[pl.DataFrame]]]:
     """The rows in stretches of so many, each with the number of its first row; one at least, and none empty but that.
 
@@ -180,7 +188,8 @@ def whole_folder(place: str, options: Mapping[str, str]) -> Iterator[str]:
     except BaseException:
         with suppress(StoreError):
             for path in objects.list(""):
-                objects.delete(path)
+                if _PART.fullmatch(path):
+                    objects.delete(path)
         raise
 
 

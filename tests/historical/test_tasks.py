@@ -227,6 +227,11 @@ def test_a_folder_that_a_worker_does_not_see_is_named(spread, tmp_path):
         spread(rows(range(300)), elsewhere, scratch=str(tmp_path / "scratch")).collect()
 
 
+def test_a_scratch_folder_that_is_not_there_is_named(spread, tmp_path):
+    with pytest.raises(StoreUnavailable, match=r"cannot be written to: .*nowhere.*Make it, or name another: scratch"):
+        spread(rows(range(300)), scratch=str(tmp_path / "nowhere")).collect()
+
+
 def test_a_task_without_an_answer_is_an_error(spread):
     with pytest.raises(StoreError, match=r"Of \d+ tasks 1 have no answer"):
         spread(rows(range(300)), lambda work, given: map(work, given[1:])).collect()

@@ -12,6 +12,7 @@ from feature_assets.offline import OfflineStore
 from feature_assets.registry import Registry, RegistryStore
 from feature_assets.spec import Field, ViewSpec
 from feature_assets.training import TrainingSets
+from feature_assets.training.files import ParquetFiles, whole_folder
 from feature_assets.types import Float64, Int64, String
 from tests.historical.engines import SPREADING, spreading
 from tests.historical.world import HOUR, NOON, World, spine, view
@@ -144,3 +145,20 @@ def test_a_training_set_is_joined_and_kept_on_it_part_by_part(s3, tmp_path, monk
     with pytest.raises(RequestError, match="There is something at s3://"):
         found.write_parquet(f"{place}/rows/", **options)
     assert list(open_objects(f"{place}/scratch", s3.options).list("")) == []
+
+
+def test_what_was_written_before_it_failed_goes_and_nothing_else(s3) -> None:
+    place = f"{s3.bucket()}/rows"
+    objects = open_objects(place, s3.options)
+
+    def stopped() -> None:
+        with whole_folder(f"{place}/", s3.options) as here:
+            written = ParquetFiles(place=here, options={"storage_options": s3.options})
+            assert written.write(0, iter([pl.DataFrame({"n": [1, 2]})])) == 2
+            objects.put("theirs.txt", b"somebody else's")
+            assert len(objects.list("")) == 2
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert list(objects.list("")) == ["theirs.txt"]
