@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -29,6 +30,8 @@ _TYPE = "feature_assets.type"
 _ATTEMPTS = 20
 _EVER = "interval 36500 days"
 _PARQUET = b"PAR1"
+_PAUSES = (0.01, 0.03, 0.1)
+_MISSED = re.compile(r"but found gap|find any checkpoints|checkpoint\S* not found")
 
 
 def indexed(view: ViewSpec) -> tuple[str, ...]:
@@ -78,15 +81,34 @@ def needed(place: Place, at: int | None = None) -> DeltaTable:
 
 
 def _loaded(place: Place, at: int | None) -> DeltaTable:
-    options = dict(place.options) or None
     try:
-        return DeltaTable(place.uri, version=at, storage_options=options)
+        return _looked_at(place, at)
     except TableNotFoundError:
         raise
     except (DeltaError, OSError):
         if not _set_aside_torn_checkpoints(place):
             raise
-        return DeltaTable(place.uri, version=at, storage_options=options)
+        return _looked_at(place, at)
+
+
+def _looked_at(place: Place, at: int | None) -> DeltaTable:
+    """The table as delta-rs reads it. What a look at its log missed is there at the next.
+
+    A folder that others write while it is listed may show an entry and not the one before it, and the checkpoint that a hint
+    led to may be gone once later ones stand in for it. Only what stays so is damage.
+    """
+    for pause in _PAUSES:
+        try:
+            return _read(place, at)
+        except DeltaError as error:
+            if not _MISSED.search(str(error)):
+                raise
+            time.sleep(pause)
+    return _read(place, at)
+
+
+def _read(place: Place, at: int | None) -> DeltaTable:
+    return DeltaTable(place.uri, version=at, storage_options=dict(place.options) or None)
 
 
 def _set_aside_torn_checkpoints(place: Place) -> bool:

@@ -99,7 +99,7 @@ async def killed(working: Path, chance: random.Random) -> int:
     """
     done: set[str] = set()
     count = 0
-    for _ in range(3_000):
+    for _ in range(20_000):
         new = [one for one in at_work(working) if one.split(".")[0] not in done]
         if len(done) < 4 or not new:
             # The first few are let through, so that the middle is reached.

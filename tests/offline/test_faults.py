@@ -9,22 +9,23 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from deltalake import DeltaTable
 
 from feature_assets.errors import StoreFull, StoreUnsafe
-from feature_assets.offline import OfflineStore
+from feature_assets.offline import OfflineStore, table
 from feature_assets.offline.commits import application
 from tests.offline.tables import WEATHER, Row, data_files, frame, held, log_entries, replace
 
 
 def _checkpoint_next(store: OfflineStore) -> Path:
     """Have delta-rs write a checkpoint with the next commit; the place where it will."""
-    table = DeltaTable(store.uri(WEATHER))
-    table.alter.set_table_properties({"delta.checkpointInterval": "1"})
-    return Path(store.uri(WEATHER)) / "_delta_log" / f"{table.version() + 1:020d}.checkpoint.parquet"
+    made = DeltaTable(store.uri(WEATHER))
+    made.alter.set_table_properties({"delta.checkpointInterval": "1"})
+    return Path(store.uri(WEATHER)) / "_delta_log" / f"{made.version() + 1:020d}.checkpoint.parquet"
 
 
 def test_a_commit_that_landed_and_was_told_to_have_failed_is_a_success(store: OfflineStore) -> None:
@@ -238,3 +239,28 @@ def test_a_torn_checkpoint_is_set_aside(store: OfflineStore, spoil: Callable[[Pa
     assert held(store) == {"p": [("k", 0, None, 1)], "q": [("k", 0, None, 2)]}
     replace(store, {"q": []})
     assert store.check(WEATHER) == []
+
+
+@pytest.mark.parametrize("missed", ["00000000000000000041.json", "00000000000000000039.checkpoint.parquet"])
+def test_what_a_look_at_the_log_missed_is_found_by_the_next(
+    missed: str, store: OfflineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever lists a folder that others write may see an entry and not the one before it, or a hint to what went since."""
+    for turn in range(44):
+        replace(store, {"p": [("a", turn, None, turn)]})
+    entry = Path(store.uri(WEATHER)) / "_delta_log" / missed
+    hidden, looks = entry.with_suffix(".hidden"), []
+
+    def looked(*arguments: Any, **more: Any) -> DeltaTable:
+        looks.append(missed)
+        if len(looks) > 2:
+            return DeltaTable(*arguments, **more)
+        entry.rename(hidden)
+        try:
+            return DeltaTable(*arguments, **more)
+        finally:
+            hidden.rename(entry)
+
+    monkeypatch.setattr(table, "DeltaTable", looked)
+    assert store.version(WEATHER) == 44
+    assert len(looks) == 3
