@@ -75,7 +75,7 @@ def dagster_instance(settings: Settings) -> Iterator[tuple[dg.DagsterInstance, b
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", str(BATCH))
     try:
         # Two processes that make Dagster's databases at once leave them broken for good.
-        with filelock.FileLock(place / ".opening"):
+        with filelock.FileLock(place / ".opening", timeout=60, fallback_to_soft=False):
             instance = dg.DagsterInstance.local_temp(str(place), overrides={**_NO_CAPTURE, **batched(place)})
     # Dagster has no class of errors for settings, storage and schema together.
     except Exception as error:
