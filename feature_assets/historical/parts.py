@@ -120,7 +120,7 @@ class Parts:
         slices = []
         for names in groups:
             rows = scratch.scan(names).select(pl.len()).collect().item()
-            slices += [Slice(names, offset, size) for offset in range(0, rows, size)]
+            slices += [Slice(names, offset, min(size, rows - offset)) for offset in range(0, rows, size)]
         return Filed(number, slices)
 
     def _file(self, scratch: Scratch, offset: int, size: int, number: str) -> str:

@@ -16,6 +16,8 @@ import pytest
 
 from feature_assets.cli import starting
 from feature_assets.cli.output import print_json
+from feature_assets.cli.retrieval import Joining
+from feature_assets.historical import Progress
 from tests.cli.conftest import Run, first_day
 
 # The project of the fixtures takes seconds to make: one worker makes it once.
@@ -377,6 +379,22 @@ def test_get_historical_spreads_the_rows_and_writes_a_folder_of_files(run: Run, 
     assert "There is something at" in run(*told, code=1).said
     assert "Known: polars, daft, daft-ray" in run(*words, "--engine", "dask", code=1).said
     assert "no folder/" in run(*words, "--output", "rows", code=1).said
+
+
+@pytest.mark.parametrize(
+    "stage, words",
+    [
+        ("joining", "1,000 of 3,000 rows"),
+        ("ordering", "1,000 of 3,000 rows, bringing them into order"),
+        ("writing", "1,000 of 3,000 rows, writing them in order"),
+    ],
+)
+def test_how_far_a_training_set_is_is_told_in_words(stage: str, words: str) -> None:
+    told: list[str] = []
+    joining = Joining()
+    joining.tell = told.append
+    joining(Progress(stage, 1_000, 3_000))
+    assert told == [words]
 
 
 def test_json_has_the_words_of_the_server_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:

@@ -186,6 +186,18 @@ def test_workers_write_a_saved_set_that_one_process_would_save(world, asked_twic
     assert world.rebuild("spread", memory_limit=2_000_000).manifest.result == manifest.result
 
 
+def test_how_far_it_is_is_told_for_parts_and_for_stretches(spread, short_stretches, tmp_path):
+    told = []
+    many = pl.concat([rows(range(300))] * 500)
+    spread(many, memory_limit=5_000_000, progress=told.append).write_parquet(f"{tmp_path}/rows/")
+    for stage in ("joining", "writing"):
+        done = [one.done for one in told if one.stage == stage]
+        assert done == sorted(done)
+        assert len(set(done)) >= 3
+        assert done[-1] == many.height
+    assert {(one.stage, one.rows) for one in told} == {("joining", many.height), ("writing", many.height)}
+
+
 @pytest.mark.parametrize("form", ["folder", "table", "set"])
 def test_what_a_worker_could_not_write_is_not_there(spread, form, tmp_path, short_stretches):
     """Neither what others wrote, nor what was begun."""
