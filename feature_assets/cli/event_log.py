@@ -11,8 +11,8 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
 
-BATCH = 1_000
-"""So many events Dagster hands to its event log at once."""
+BATCH = 250
+"""So many events Dagster hands to its event log at once. Other processes wait for the index as long as it takes to store them."""
 
 _CHOSEN = ("storage", "run_storage", "event_log_storage", "schedule_storage", "instance_class")
 
@@ -43,7 +43,7 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
         # The index first: other processes write it too, and what fails there Dagster stores again, one by one.
         with self.index_transaction() as connection:
             insert = SqlEventLogStorageTable.insert()
-            numbers = [connection.execute(insert.values(**row)).lastrowid for row in rows]
+            numbers = [connection.execute(insert, row).lastrowid for row in rows]
             self._store_asset_event_tags(connection, events, numbers)
             last = {
                 (row["asset_key"], row["dagster_event_type"]): (event, number)

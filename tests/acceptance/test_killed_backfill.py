@@ -76,7 +76,7 @@ def expected() -> pl.DataFrame:
 
 def a_host(folder: Path) -> Host:
     """One that looks for dead workers every three seconds and stores events together, and else is as the project ships it."""
-    host = Host(folder, DEFINITIONS, "host", "http://127.0.0.1:1", DAGSTER_EVENT_BATCH_SIZE="1000")
+    host = Host(folder, DEFINITIONS, "host", "http://127.0.0.1:1", DAGSTER_EVENT_BATCH_SIZE="250")
     (folder / "feature_assets.toml").write_text('location = "host"\n')
     shipped = folder / "dagster" / "dagster.yaml"
     text, found = re.subn(r"poll_interval_seconds: \d+", "poll_interval_seconds: 3", shipped.read_text())
