@@ -157,9 +157,11 @@ class Calls:
             answer = self.call("batch_get_item", RequestItems=left)
             for table, items in answer.get("Responses", {}).items():
                 found[table].update((bytes(item[KEY]["B"]), item) for item in items)
-            left = answer.get("UnprocessedKeys") or {}
+            before, left = _keys(left), answer.get("UnprocessedKeys") or {}
             if left:
-                wait = self._paused(wait, deadline) or self._give_up_reading(left)
+                longer = self._paused(wait, deadline) or self._give_up_reading(left)
+                # An answer that was full leaves keys too, and says nothing of the store's capacity.
+                wait = wait if _keys(left) < before else longer
         return found
 
     def put_all(self, table: str, items: Sequence[Item]) -> None:
@@ -280,3 +282,7 @@ class Calls:
                 self._read_units += units
             else:
                 self._write_units += units
+
+
+def _keys(asked: Mapping[str, Any]) -> int:
+    return sum(len(part["Keys"]) for part in asked.values())
