@@ -5,6 +5,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,10 @@ for name in list(os.environ):
         del os.environ[name]
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
+# A shell has what runs in its background ignore Ctrl-C, and so would each process that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Whoever of the tests imports it first: its assertions tell what they compared.
 pytest.register_assert_rewrite("feature_assets.testing")

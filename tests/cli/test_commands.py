@@ -14,9 +14,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from feature_assets.cli import starting
 from feature_assets.cli.output import print_json
-from feature_assets.cli.retrieval import Joining
+from feature_assets.cli.program import retrieval, starting
 from feature_assets.historical import Progress
 from tests.cli.conftest import Run, first_day
 
@@ -391,7 +390,7 @@ def test_get_historical_spreads_the_rows_and_writes_a_folder_of_files(run: Run, 
 )
 def test_how_far_a_training_set_is_is_told_in_words(stage: str, words: str) -> None:
     told: list[str] = []
-    joining = Joining()
+    joining = retrieval.Joining()
     joining.tell = told.append
     joining(Progress(stage, 1_000, 3_000))
     assert told == [words]

@@ -31,7 +31,9 @@ class Door:
         await done.wait()
         server.close()
         for one in self._writers:
-            one.transport.abort()
+            # asyncio forgets what is below a TLS transport that was closed twice, and cannot abort it then.
+            if not one.transport.is_closing():
+                one.transport.abort()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()
