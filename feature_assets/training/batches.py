@@ -1,7 +1,8 @@
 """Rows cut into frames of one length, mixed within a bounded buffer, and dealt to workers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Self
 
 import polars as pl
@@ -11,7 +12,7 @@ from feature_assets.errors import RequestError
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of several workers that share the rows: it takes row `number` and every `of`-th after it."""
+    """One of several workers that share the rows, each of them as many as any other or one more."""
 
     number: int = 0
     of: int = 1
@@ -47,8 +48,42 @@ def rebatched(frames: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFram
         yield pl.concat(waiting)
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Rows that follow one another within a portion."""
+
+    portion: int
+    first: int
+    rows: int
+
+
+def shares(portions: Sequence[int], shard: Shard) -> Iterator[Stretch]:
+    """What a shard reads of portions of so many rows: whole ones in turn, so that it has some of everywhere, and of the
+    rows that are left then so many in a row that the counts of all shards are even.
+
+    A portion is read by one shard, or by few; of rows dealt one by one each would read them all.
+    """
+    each, more = divmod(sum(portions), shard.of)
+    fair = [each + (number < more) for number in range(shard.of)]
+    held, whole = [0] * shard.of, 0
+    while whole + shard.of <= len(portions):
+        turn = portions[whole : whole + shard.of]
+        then = [before + rows for before, rows in zip(held, turn, strict=True)]
+        if any(rows > limit for rows, limit in zip(then, fair, strict=True)):
+            break
+        yield Stretch(whole + shard.number, 0, turn[shard.number])
+        held, whole = then, whole + shard.of
+    wanted = [limit - rows for limit, rows in zip(fair, held, strict=True)]
+    low = sum(wanted[: shard.number])
+    high = low + wanted[shard.number]
+    for number, end in enumerate(accumulate(portions[whole:]), whole):
+        start = end - portions[number]
+        if (rows := min(high, end) - max(low, start)) > 0:
+            yield Stretch(number, max(low, start) - start, rows)
+
+
 def dealt(frames: Iterator[pl.DataFrame], shard: Shard) -> Iterator[pl.DataFrame]:
-    """The rows of one shard: as many as any other has, or one more."""
+    """The rows of one shard: row `number` and every `of`-th after it."""
     if shard.of == 1:
         yield from frames
         return

@@ -5,6 +5,7 @@ None of these is a dependency: what is used has to be installed.
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final, Protocol
@@ -12,7 +13,7 @@ from typing import Any, Final, Protocol
 import polars as pl
 
 from feature_assets.errors import ConfigurationError, RequestError
-from feature_assets.training.batches import Shard, dealt, mixed, rebatched
+from feature_assets.training.batches import Shard, dealt, mixed, rebatched, shares
 
 Arrays = dict[str, Any]
 """Each column as a NumPy array."""
@@ -30,6 +31,13 @@ class Rows(Protocol):
 
     def batches(self, rows: int | None = None) -> Iterator[pl.DataFrame]:
         """Its rows, so many at a time."""
+
+    @property
+    def portions(self) -> tuple[int, ...]:
+        """How many rows each part has that can be read by itself."""
+
+    def portion(self, number: int) -> pl.DataFrame:
+        """The rows of one."""
 
 
 def numpy_batches(
@@ -63,12 +71,23 @@ def _arrays(
     *,
     drop_last: bool,
 ) -> Iterator[Arrays]:
-    frames: Iterator[pl.DataFrame] = (piece.select(columns) for piece in training.batches(max(rows, PIECE_ROWS)))
-    frames = dealt(frames, shard)
+    frames: Iterator[pl.DataFrame] = (
+        piece.select(columns) for piece in _shared(training, max(rows, PIECE_ROWS), shard)
+    )
     frames = mixed(frames, shuffle, seed) if shuffle else frames
     for frame in rebatched(frames, rows):
         if frame.height == rows or (frame.height and not drop_last):
             yield {name: _array(frame.get_column(name)) for name in columns}
+
+
+def _shared(training: Rows, rows: int, shard: Shard) -> Iterator[pl.DataFrame]:
+    """The rows of a shard, so many at a time at most."""
+    if shard.of == 1 or not training.portions:
+        yield from dealt(training.batches(rows), shard)
+        return
+    yield training.schema.to_frame()
+    for stretch in shares(training.portions, shard):
+        yield from training.portion(stretch.portion).slice(stretch.first, stretch.rows).iter_slices(rows)
 
 
 def numbers(schema: pl.Schema, asked: Sequence[str] | None) -> list[str]:
@@ -160,5 +179,30 @@ def ray_dataset(training: Rows) -> Any:
         ray, data = import_module("ray"), import_module("ray.data")
     except ImportError as error:
         raise ConfigurationError("to_ray_dataset() needs Ray. Install it: pip install 'ray[data]'") from error
-    # Each piece is let go of once Ray has it, which moves to disk what does not fit.
-    return data.from_arrow_refs([ray.put(piece.to_arrow()) for piece in training.batches()])
+    if not training.portions:
+        # Each piece is let go of once Ray has it, which moves to disk what does not fit.
+        return data.from_arrow_refs([ray.put(piece.to_arrow()) for piece in training.batches()])
+    block, source = import_module("ray.data.block"), import_module("ray.data.datasource")
+    some = training.portion(0).head(PIECE_ROWS)
+    width = int(some.estimated_size() / max(1, some.height))
+
+    class FeatureRows(source.Datasource):  # type: ignore[misc, name-defined]
+        """The files of a saved set."""
+
+        def estimate_inmemory_data_size(self) -> int:
+            return width * sum(training.portions)
+
+        def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[Any]:
+            return [
+                source.ReadTask(
+                    partial(_portion, training, number),
+                    block.BlockMetadata(num_rows=rows, size_bytes=width * rows, input_files=None, exec_stats=None),
+                )
+                for number, rows in enumerate(training.portions)
+            ]
+
+    return data.read_datasource(FeatureRows())
+
+
+def _portion(training: Rows, number: int) -> Iterator[Any]:
+    yield training.portion(number).to_arrow()

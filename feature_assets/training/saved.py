@@ -124,7 +124,11 @@ class TrainingSets:
         """
         for file in manifest.files:
             if file.kind == kind:
-                yield pl.read_parquet(io.BytesIO(self._read(file)))
+                yield self.read(file)
+
+    def read(self, file: StoredFile) -> pl.DataFrame:
+        """The rows of one file. Raises as `rows`."""
+        return pl.read_parquet(io.BytesIO(self._read(file)))
 
     def _read(self, file: StoredFile) -> bytes:
         stored = self._objects.get(file.path)
@@ -156,8 +160,7 @@ class _Stored:
 
     @cached_property
     def schema(self) -> pl.Schema:
-        first = [next(self._sets.rows(self._manifest, kind)) for kind in ("spine", "features")]
-        return pl.Schema({name: dtype for part in first for name, dtype in part.schema.items()})
+        return self.portion(0).schema
 
     @property
     def spine_columns(self) -> tuple[str, ...]:
@@ -167,11 +170,24 @@ class _Stored:
     def usual_rows(self) -> int:
         return usual_rows(self.schema)
 
+    @cached_property
+    def portions(self) -> tuple[int, ...]:
+        return tuple(spine.rows for spine, _ in self._files)
+
+    def portion(self, number: int) -> pl.DataFrame:
+        spine, features = self._files[number]
+        return self._sets.read(spine).hstack(self._sets.read(features))
+
     def pieces(self, rows: int | None) -> Iterator[pl.DataFrame]:
-        parts = (self._sets.rows(self._manifest, kind) for kind in ("spine", "features"))
-        pieces = (spine.hstack(features) for spine, features in zip(*parts, strict=True))
+        pieces = (self.portion(number) for number in range(len(self._files)))
         if rows is None:
             yield pl.concat(pieces)
             return
         for piece in pieces:
             yield from piece.iter_slices(rows) if piece.height > rows else [piece]
+
+    @cached_property
+    def _files(self) -> list[tuple[StoredFile, StoredFile]]:
+        kinds = ("spine", "features")
+        spines, features = ([file for file in self._manifest.files if file.kind == kind] for kind in kinds)
+        return list(zip(spines, features, strict=True))

@@ -70,6 +70,18 @@ class SpreadSource(Protocol):
         """What writing stretches of so many rows gave, in the rows' order; None if the rows have to be taken here."""
 
 
+@runtime_checkable
+class PortionedSource(Protocol):
+    """A source of which some rows can be read without the others."""
+
+    @property
+    def portions(self) -> tuple[int, ...]:
+        """How many rows each portion has, in the rows' order."""
+
+    def portion(self, number: int) -> pl.DataFrame:
+        """The rows of one."""
+
+
 class Keeper(Protocol):
     """Where sets are kept under names: `TrainingSets`."""
 
@@ -216,7 +228,11 @@ class TrainingSet:
         return torch_dataset(self, rows, Shard.checked(*shard), options)
 
     def to_ray_dataset(self) -> Any:
-        """The rows as a Ray Dataset, in their order, a block for each batch.
+        """The rows as a Ray Dataset.
+
+        Those of a saved set, `store.training_set(name)`, are read by Ray's workers when they are asked for, a task for each
+        file; they need this package, and to reach where it is saved. Others are joined at once and pass through this
+        process, a block for each batch. Ray keeps the order of rows where its `ExecutionOptions.preserve_order` says so.
 
         Raises:
             ConfigurationError: Ray is not installed.
@@ -224,6 +240,24 @@ class TrainingSet:
         from feature_assets.training.feeding import ray_dataset
 
         return ray_dataset(self)
+
+    @property
+    def portions(self) -> tuple[int, ...]:
+        """How many rows each part of a saved set has that is read by itself; none of a set that is not saved."""
+        return self._source.portions if isinstance(self._source, PortionedSource) else ()
+
+    def portion(self, number: int) -> pl.DataFrame:
+        """The rows of one of `portions`.
+
+        Raises:
+            RequestError: there is no such one.
+            StoreUnsafe: a file is gone or damaged.
+        """
+        if not isinstance(self._source, PortionedSource) or not 0 <= number < len(self._source.portions):
+            raise RequestError(f"There is no portion {number} of {len(self.portions)}. They count from 0.")
+        if self._rows is not None:
+            return self._rows.slice(sum(self._source.portions[:number]), self._source.portions[number])
+        return self._source.portion(number)
 
     def __getstate__(self) -> dict[str, Any]:
         if self._manifest is None or not self._manifest.files:

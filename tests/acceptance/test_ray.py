@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from feature_assets.spec import Field
+from feature_assets.training import training_set
 from feature_assets.types import Float64, Int64
 from tests.acceptance.running import tell
 from tests.historical.engines import ADDRESS_VARIABLE, ENGINE_VARIABLE
@@ -53,6 +55,36 @@ writes = {
     "set": lambda: asked.save(name),
 }
 writes[form]()
+"""
+
+
+FED = """
+import sys
+from pathlib import Path
+import polars as pl
+import ray
+from feature_assets.training import TrainingSets, saved
+from tests.acceptance.test_ray import STATS
+from feature_assets.historical import historical_features
+from feature_assets.offline import OfflineStore
+from feature_assets.registry import Registry
+
+folder, address, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+ray.init(address, log_to_driver=False)
+ray.data.DataContext.get_current().execution_options.preserve_order = True
+if name == "joined":
+    fed = historical_features(
+        Registry.of([STATS]), OfflineStore(str(folder / "offline")), folder / "spine.parquet", ["stats:*"], memory_limit="100MB"
+    )
+else:
+    fed = TrainingSets(folder / "training").load(name)
+whole, read = TrainingSets.read, []
+TrainingSets.read = lambda *given: read.append(given) or whole(*given)
+dataset = fed.to_ray_dataset()
+assert dataset.count() == fed.manifest.result.rows
+fed_rows = [pl.from_arrow(each) for each in dataset.iter_batches(batch_size=None, batch_format="pyarrow")]
+pl.concat(fed_rows).write_parquet(folder / f"fed-{name}")
+print(len(fed.portions), len(read), flush=True)
 """
 
 
@@ -149,6 +181,24 @@ def test_a_cluster_gives_the_rows_of_one_process_whoever_dies(world, cluster, fo
     if form == "set":
         assert world.sets.manifest(name).result == asked.manifest.result
     assert not list(world.folder.rglob(".*.parquet*")), "somebody's drafts were left behind"
+
+
+@pytest.mark.parametrize("name", ["kept", "joined"])
+def test_ray_data_has_the_rows_and_its_workers_read_a_saved_set(world, cluster, monkeypatch, name):
+    monkeypatch.setattr(training_set, "PIECE_BYTES", 0)
+    asked = world.ask(pl.scan_parquet(world.folder / "spine.parquet"), ["stats:*"])
+    if name == "kept":
+        asked.save(name)
+    command = [sys.executable, "-c", FED, str(world.folder), cluster.address, name]
+    begun = time.monotonic()
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+    assert run.returncode == 0, run.stderr[-3000:]
+    files, read = (int(number) for number in run.stdout.split()[-2:])
+    tell("T2", of=f"ray data, {name}", files=files, seconds=round(time.monotonic() - begun))
+    assert_frame_equal(pl.read_parquet(world.folder / f"fed-{name}"), asked.collect(), check_exact=True)
+    if name == "kept":
+        assert files > 20
+        assert read == 2, "who asks looks at one portion, to tell Ray how large it is"
 
 
 @pytest.mark.parametrize(

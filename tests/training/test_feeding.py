@@ -2,7 +2,7 @@
 
 import pickle
 import sys
-from itertools import chain
+from itertools import accumulate, chain
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -10,10 +10,12 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
 from feature_assets.errors import ConfigurationError, RequestError
 from feature_assets.spec import Field
-from feature_assets.training.batches import Shard, dealt, mixed, rebatched
+from feature_assets.training import training_set
+from feature_assets.training.batches import Shard, dealt, mixed, rebatched, shares
 from feature_assets.types import Bool, Float64, Int64, String, Vector
 from tests.historical.world import HOUR, NOON, World, spine, view
 
@@ -71,6 +73,36 @@ def test_each_row_is_in_one_shard_of_a_shard(pieces, ranks, workers):
     assert max(map(len, found)) - min(map(len, found)) <= 1
 
 
+@given(sizes, st.integers(1, 5), st.integers(1, 4))
+def test_each_row_of_a_portion_is_in_one_shard_of_a_shard(portions, ranks, workers):
+    starts = list(accumulate(portions, initial=0))
+    found = []
+    for rank in range(ranks):
+        for worker in range(workers):
+            own = shares(portions, Shard.checked(rank, ranks).within(worker, workers))
+            found.append(
+                [
+                    row
+                    for each in own
+                    for row in range(starts[each.portion] + each.first, starts[each.portion] + each.first + each.rows)
+                ]
+            )
+            assert all(
+                each.first + each.rows <= portions[each.portion] for each in shares(portions, Shard(rank, ranks))
+            )
+    assert sorted(chain(*found)) == list(range(sum(portions)))
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+@given(st.integers(1, 9), st.integers(1, 60))
+def test_a_portion_is_read_by_one_shard_or_by_those_that_divide_what_is_left(of, count):
+    portions = [10] * count
+    read = [{each.portion for each in shares(portions, Shard(number, of))} for number in range(of)]
+    assert sum(map(len, read)) <= count + of, "each shard begins at most one portion that another one ends"
+    if count >= of:
+        assert all(min(each) < of for each in read), "everybody has some of the beginning"
+
+
 @given(sizes, st.integers(1, 9), st.integers(0, 2**40), st.integers(1, 5))
 def test_mixed_rows_are_the_same_rows_in_an_order_of_the_seed(pieces, buffer, seed, rows):
     once, again = (list(rebatched(mixed(frames(pieces), buffer, seed), rows)) for _ in range(2))
@@ -124,6 +156,43 @@ def test_a_column_that_is_no_numbers_is_refused_at_once(saved, column, told):
 def test_a_batch_of_nothing_is_refused(saved):
     with pytest.raises(RequestError, match="A batch of 0 rows"):
         saved.numpy_batches(0)
+
+
+@pytest.fixture
+def in_files(world, monkeypatch):
+    """A saved set of as many files as can be."""
+    monkeypatch.setattr(training_set, "PIECE_BYTES", 0)
+    rows = 150_000
+    asked = spine([NOON + HOUR] * rows, driver=["a", "b"] * (rows // 2), label=pl.Series(range(rows), dtype=pl.Int64))
+    world.ask(asked, ["stats:mean", "stats:way"]).save("files")
+    return world.sets.load("files")
+
+
+def test_a_shard_reads_its_own_files_only(in_files, monkeypatch):
+    assert sum(in_files.portions) == 150_000
+    assert len(in_files.portions) > 2
+    assert_frame_equal(
+        pl.concat(in_files.portion(number) for number in range(len(in_files.portions))), in_files.collect()
+    )
+    found, read = [], []
+    for rank in range(2):
+        again = in_files._sets.load("files")
+        monkeypatch.setattr(
+            again._source, "portion", lambda number, real=again._source.portion: read.append(number) or real(number)
+        )
+        found.append(
+            np.concatenate([batch["label"] for batch in again.numpy_batches(999, columns=["label"], shard=(rank, 2))])
+        )
+    assert [len(each) for each in found] == [75_000, 75_000]
+    assert sorted(np.concatenate(found).tolist()) == list(range(150_000))
+    assert len(read) <= len(in_files.portions) + 4, "one for each file, for the schema, and for what both divide"
+
+
+def test_a_portion_that_is_not_there_is_told(world, saved):
+    assert world.ask(spine([NOON], driver=["a"]), ["stats:mean"]).portions == ()
+    for number in (-1, 1):
+        with pytest.raises(RequestError, match=f"no portion {number} of 1"):
+            saved.portion(number)
 
 
 class IterableDataset:
