@@ -1,6 +1,8 @@
 """A backfill of 365 daily partitions in one Dagster run, against a script that writes the same rows to both stores.
 
 python -m benchmarks.backfill [ROWS_PER_DAY]
+
+What Dagster records is kept on disk, as `feature-assets backfill` keeps it, or in memory by Dagster's own ephemeral instance.
 """
 
 import logging
@@ -8,9 +10,10 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import dagster as dg
 import numpy as np
@@ -20,6 +23,8 @@ from deltalake import write_deltalake
 from benchmarks.timing import compare
 from feature_assets import Entity, Field, Float64, Int64
 from feature_assets.assets import FeatureAssets, feature_view
+from feature_assets.cli.runs import HOME, dagster_instance
+from feature_assets.config import Settings
 
 START = datetime(2023, 1, 1, tzinfo=UTC)
 DAYS = 365
@@ -58,7 +63,7 @@ def by_hand(frame: pl.DataFrame, folder: Path) -> int:
     return latest.height
 
 
-def ours(frame: pl.DataFrame, folder: Path) -> int:
+def ours(frame: pl.DataFrame, folder: Path, instance: dg.DagsterInstance) -> int:
     (folder / "feature_assets.toml").write_text("")
 
     @feature_view(
@@ -71,22 +76,35 @@ def ours(frame: pl.DataFrame, folder: Path) -> int:
         return frame
 
     stores = FeatureAssets(config=str(folder / "feature_assets.toml"))
-    with dg.DagsterInstance.ephemeral() as instance:
-        result = dg.materialize([trips], instance=instance, resources={"feature_assets": stores}, tags=RANGE)
-        assert len(instance.get_materialized_partitions(trips.key)) == DAYS
-        told = [one.metadata for one in result.asset_materializations_for_node("trips") if "keys" in one.metadata]
-        return int(told[0]["keys"].value)  # type: ignore[arg-type]
+    result = dg.materialize([trips], instance=instance, resources={"feature_assets": stores}, tags=RANGE)
+    assert len(instance.get_materialized_partitions(trips.key)) == DAYS
+    told = [one.metadata for one in result.asset_materializations_for_node("trips") if "keys" in one.metadata]
+    return int(told[0]["keys"].value)  # type: ignore[arg-type]
 
 
-def dagster_alone(frame: pl.DataFrame, folder: Path) -> int:
+def dagster_alone(frame: pl.DataFrame, folder: Path, instance: dg.DagsterInstance) -> int:
     """A run over as many partitions of an asset that does nothing: what recording them costs."""
 
     @dg.asset(partitions_def=dg.DailyPartitionsDefinition("2023-01-01", end_date="2024-01-01"))
     def nothing() -> None: ...
 
-    with dg.DagsterInstance.ephemeral() as instance:
-        dg.materialize([nothing], instance=instance, tags=RANGE)
+    dg.materialize([nothing], instance=instance, tags=RANGE)
     return frame["driver_id"].n_unique()
+
+
+class Sample:
+    """A folder and Dagster instances that nobody has used yet: opening them belongs to the start of a process."""
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home / uuid4().hex
+        (self.folder / HOME).mkdir(parents=True)
+        self._open = ExitStack()
+        self.kept, lasting = self._open.enter_context(dagster_instance(Settings(root=self.folder)))
+        assert lasting
+        self.passing = self._open.enter_context(dg.DagsterInstance.ephemeral())
+
+    def close(self) -> None:
+        self._open.close()
 
 
 def main() -> None:
@@ -94,25 +112,29 @@ def main() -> None:
     logging.disable(logging.ERROR)
     frame = rows(per_day)
     home = Path(tempfile.mkdtemp(prefix="backfill-"))
-    folders = iter(home / str(number) for number in range(1_000))
+    sample = Sample(home)
 
-    def run(way: Callable[[pl.DataFrame, Path], int]) -> int:
-        folder = next(folders)
-        folder.mkdir()
-        return way(frame, folder)
+    def renew() -> None:
+        nonlocal sample
+        sample.close()
+        sample = Sample(home)
 
     try:
         compare(
             f"backfill {DAYS} partitions of {per_day:,} rows × 10 features",
             {
-                "feature assets": lambda: run(ours),
-                "Dagster, doing nothing": lambda: run(dagster_alone),
-                "limit": lambda: run(by_hand),
+                "feature assets, history kept": lambda: ours(frame, sample.folder, sample.kept),
+                "feature assets, history in memory": lambda: ours(frame, sample.folder, sample.passing),
+                "Dagster, doing nothing, kept": lambda: dagster_alone(frame, sample.folder, sample.kept),
+                "Dagster, doing nothing, in memory": lambda: dagster_alone(frame, sample.folder, sample.passing),
+                "limit": lambda: by_hand(frame, sample.folder),
             },
-            repeats=3,
+            repeats=5,
             mark=3,
+            before=renew,
         )
     finally:
+        sample.close()
         shutil.rmtree(home)
 
 
