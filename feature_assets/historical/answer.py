@@ -1,6 +1,7 @@
 """A question with all that decides its answer: plan, spine, Delta versions. Computed piece by piece when asked for."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -27,6 +28,7 @@ from feature_assets.training import Writing, rebatched, table_label, usual_rows
 from feature_assets.transformations import OnDemand
 
 _SAMPLE_ROWS: Final = 5_000
+_OPENED_AT_ONCE: Final = 16
 T = TypeVar("T")
 
 
@@ -37,12 +39,11 @@ def pin(views: Iterable[ViewSpec], offline: OfflineStore, at: Mapping[str, int] 
         TableMissing: a view was never materialised.
         NotReproducible: a version is gone.
     """
-    pinned: dict[str, Pinned] = {}
-    for view in views:
-        label = table_label(view)
-        if label not in pinned:
-            pinned[label] = offline.pinned(view, at=at[label] if at else None)
-    return pinned
+    found = {table_label(view): view for view in views}
+    # To open a table is to wait for its log, in a bucket for several answers one after the other.
+    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+        opened = pool.map(lambda label: offline.pinned(found[label], at=at[label] if at else None), found)
+        return dict(zip(found, opened, strict=True))
 
 
 class Elsewhere(Protocol):
