@@ -5,14 +5,27 @@ from typing import Any
 from uuid import uuid4
 
 import dagster as dg
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    DEFAULT_DATA_VERSION,
+    NULL_EVENT_POINTER,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
+from dagster._core.execution.context.system import StepExecutionContext
 
 from feature_assets.publication import Publication
 from feature_assets.shapes import Shape
 from feature_assets.spec import BatchSource, ViewSpec
 
-_DATA_VERSION = "dagster/data_version"
-_INPUTS = ("dagster/input_data_version/", "dagster/input_event_pointer/")
+# An output that has this key gets no event of Dagster's, which knows it from sources that report events themselves.
+_SAID_BELOW: Mapping[str, Any] = {
+    SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: "each partition has an event of its own"
+}
 
 
 def column_schema(spec: ViewSpec) -> dg.TableSchema:
@@ -65,7 +78,7 @@ def materialization(
 ) -> dg.MaterializeResult[Any]:
     """The result of the run: with all there is to say of a single partition; that of a range is said per partition."""
     if len(publication.partitions) > 1:
-        return dg.MaterializeResult(asset_key=key)
+        return dg.MaterializeResult(asset_key=key, metadata=_SAID_BELOW)
     version = publication.data_versions[publication.partitions[0]]
     return dg.MaterializeResult(
         asset_key=key, metadata={**_told(spec, publication), **lineage}, data_version=dg.DataVersion(version)
@@ -82,14 +95,20 @@ def partition_materializations(
     """For a range: each partition's own row count and data version; with the last one, what the whole run did.
 
     A run has one data version for all its partitions; with that alone, rows that changed in one partition would make
-    what is downstream of every other stale. To be asked for once the result of the run was yielded.
+    what is downstream of every other stale. They stand instead of Dagster's own events and have what those would have. To
+    be asked for once the result of the run was yielded.
     """
     if len(publication.partitions) == 1:
         return
+    step = context.get_step_execution_context()
     dimensions = {str(one): _dimensions(one) for one in context.partition_keys}
-    inputs = _inputs(key, context)
+    inputs = _inputs(key, step)
+    function = {
+        **(step.get_output_metadata(context.assets_def.get_output_name_for_asset_key(key)) or {}),
+        **(step.get_asset_metadata(key) or {}),
+    }
     # Marked as one batch, as Dagster marks its own: an event log that can stores them together.
-    batch, step = uuid4().hex, context.get_step_execution_context()
+    batch = uuid4().hex
     for partition in publication.partitions:
         last = partition == publication.partitions[-1]
         told = dg.AssetMaterialization(
@@ -98,13 +117,15 @@ def partition_materializations(
             metadata={
                 "dagster/partition_row_count": publication.rows_by_partition[partition],
                 **({**_told(spec, publication), **lineage} if last else _part_of(publication)),
+                **function,
+                **(step.get_asset_metadata(key, partition_key=partition) or {}),
             },
             tags={
                 **inputs,
                 **dimensions[partition],
-                _DATA_VERSION: publication.data_versions[partition],
-                f"{_DATA_VERSION}_is_user_provided": "true",
-                "dagster/code_version": spec.code_version,
+                DATA_VERSION_TAG: publication.data_versions[partition],
+                DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+                CODE_VERSION_TAG: spec.code_version,
             },
         )
         yield DagsterEvent.asset_materialization(step, told, DagsterEventBatchMetadata(batch, last))
@@ -117,17 +138,19 @@ def _dimensions(partition: str) -> dict[str, str]:
     return {f"dagster/partition/{name}": key for name, key in partition.keys_by_dimension.items()}
 
 
-def _inputs(key: dg.AssetKey, context: dg.AssetExecutionContext) -> dict[str, str]:
-    """The versions of the inputs, as Dagster has recorded them with its own events of this run.
+def _inputs(key: dg.AssetKey, step: StepExecutionContext) -> dict[str, str]:
+    """The versions of the inputs, as Dagster tags its own events with them.
 
     An event without them counts as one from before the inputs were declared: every partition would be stale at once.
     """
-    last = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[str(context.partition_keys[-1])])
-    for record in context.instance.fetch_materializations(last, limit=10).records:
-        if record.run_id == context.run.run_id and record.asset_materialization is not None:
-            tags = record.asset_materialization.tags or {}
-            return {name: value for name, value in tags.items() if name.startswith(_INPUTS)}
-    return {}
+    step.wipe_input_asset_version_info(key)
+    tags = {}
+    for parent in step.job_def.asset_layer.get(key).parent_keys:
+        info = step.maybe_fetch_and_get_input_asset_version_info(parent)
+        version = (info.data_version if info else None) or DEFAULT_DATA_VERSION
+        tags[get_input_data_version_tag(parent)] = version.value
+        tags[get_input_event_pointer_tag(parent)] = str((info and info.storage_id) or NULL_EVENT_POINTER)
+    return tags
 
 
 def _part_of(publication: Publication) -> dict[str, Any]:

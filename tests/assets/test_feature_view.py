@@ -173,6 +173,34 @@ def test_each_partition_of_a_range_has_its_own_data_version(
     assert {key for key in first if first[key] != second[key]} == {"2024-01-03"}
 
 
+def test_a_partition_of_a_range_has_one_event_with_all_that_is_known(
+    stores: FeatureAssets, instance: dg.DagsterInstance
+) -> None:
+    def rows(context: dg.AssetExecutionContext) -> pl.DataFrame:
+        context.add_output_metadata({"station": "JFK"}, output_name="result")
+        context.add_asset_metadata({"source": "mail"})
+        context.add_asset_metadata({"file": "third.csv"}, partition_key="2024-01-03")
+        return weather_at(*days_of(context))
+
+    weather = view(rows, deps=["readings"])
+    result = run(weather, stores, instance, tags=EVENT_RANGE)
+    records = instance.fetch_materializations(weather.key, limit=50).records
+    assert sorted(record.partition_key or "" for record in records) == ["2024-01-02", "2024-01-03", "2024-01-04"]
+    assert len(result.asset_materializations_for_node("weather")) == 3
+    for record in records:
+        told = record.asset_materialization
+        assert told is not None
+        assert told.metadata["station"].value == "JFK"
+        assert told.metadata["source"].value == "mail"
+        assert ("file" in told.metadata) is (record.partition_key == "2024-01-03")
+        assert not [name for name in told.metadata if name.startswith("__")]
+    single = run(weather, stores, instance, partition_key="2024-01-03").asset_materializations_for_node("weather")[0]
+    kept = next(one.asset_materialization for one in records if one.partition_key == "2024-01-03")
+    assert kept is not None
+    assert single.tags == kept.tags
+    assert {"station", "source", "file", "rows"} <= set(single.metadata)
+
+
 def test_the_same_rows_in_another_order_have_the_same_data_version(
     stores: FeatureAssets, instance: dg.DagsterInstance
 ) -> None:
