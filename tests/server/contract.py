@@ -1,5 +1,6 @@
 """schemathesis over the whole OpenAPI document of a running server, with all checks and a token that may do everything."""
 
+import os
 import re
 import subprocess
 import sys
@@ -79,6 +80,7 @@ def fuzzed(folder: Path, *, examples: int, phases: str = "examples,coverage,fuzz
             text=True,
             timeout=1_500,
             cwd=folder,
+            env={**os.environ, "SCHEMATHESIS_HOOKS": str(Path(__file__).with_name("contract_hooks.py"))},
         )
     platform.store.close()
     history = OfflineStore(platform.settings.place(platform.settings.offline))
