@@ -68,7 +68,7 @@ def account() -> Iterator[Account]:
         made.client("s3").create_bucket(Bucket="features")
         made.client("ecs").create_cluster(clusterName="default")
         secret = made.client("secretsmanager").create_secret(
-            Name="flights/dagster-postgres-url", SecretString="postgresql://nowhere/dagster"
+            Name="flights/dagster-postgres-url", SecretString="postgresql+psycopg2://nowhere/dagster"
         )
         for name, value in SETTINGS.items():
             made.client("ssm").put_parameter(Name=f"/flights/{name}", Value=value, Type="SecureString")

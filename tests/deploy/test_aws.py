@@ -193,7 +193,7 @@ def test_dagster_takes_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     from dagster_aws.s3 import S3ComputeLogManager
 
     (tmp_path / "dagster.yaml").write_text((DEPLOY / "dagster.yaml").read_text())
-    monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql://localhost/dagster")
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql+psycopg2://localhost/dagster")
     read, _ = dagster_instance_config(str(tmp_path))
     assert read["run_monitoring"]["max_runtime_seconds"] == 14400
     for key, of in (("run_launcher", EcsRunLauncher), ("compute_logs", S3ComputeLogManager)):

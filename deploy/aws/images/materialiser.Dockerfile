@@ -9,7 +9,6 @@ COPY requirements.lock pyproject.toml README.md LICENSE ./
 COPY feature_assets ./feature_assets
 RUN pip install --require-hashes --only-binary :all: --requirement requirements.lock \
     && pip install --no-deps --no-build-isolation .
-RUN pip install "dagster-postgres==0.29.*"
 
 COPY examples ./examples
 COPY definitions.py workspace.yaml ./
