@@ -219,5 +219,6 @@ def _first_line(error: BaseException) -> str:
 
 
 def quiet_dagster() -> None:
-    """Keep Dagster's own log lines off the terminal."""
-    logging.getLogger("dagster").setLevel(logging.CRITICAL)
+    """Keep Dagster's own log lines off the terminal, and the traceback of a connection that Ctrl-C met while it was closed."""
+    for name in ("dagster", "sqlalchemy.pool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

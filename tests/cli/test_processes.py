@@ -214,3 +214,37 @@ def with_cents(shop: Path, tmp_path: Path, first: str = "") -> Path:
     )
     assert done.returncode == 0, done.stderr
     return folder
+
+
+INTERRUPTED = """
+import sqlite3
+import sys
+
+import sqlalchemy
+
+from feature_assets.cli.runs import quiet_dagster
+
+
+class Interrupted(sqlite3.Connection):
+    def close(self):
+        raise KeyboardInterrupt
+
+
+if sys.argv[1] == "quiet":
+    quiet_dagster()
+pool = {"poolclass": sqlalchemy.NullPool, "connect_args": {"factory": Interrupted}}
+try:
+    with sqlalchemy.create_engine("sqlite://", **pool).connect() as connection:
+        connection.execute(sqlalchemy.text("SELECT 1"))
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+@pytest.mark.parametrize("how", ["quiet", "as it is"])
+def test_a_connection_that_ctrl_c_meets_while_it_is_closed_prints_no_traceback(how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, how], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "stopped\n"
+    assert ("Traceback" in done.stderr) is (how == "as it is")
