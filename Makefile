@@ -34,7 +34,7 @@ demo-stream: $(STAMP) ## a day of flights as a stream through a broker, which ke
 	@$(BIN)/python -m examples.nyc_flights.demo_stream
 
 test: $(STAMP) ## run every test
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses=4 --dist=loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses=4 --dist=loadgroup --max-worker-restart=0 $(PYTEST_ARGS)
 
 acceptance: $(STAMP) ## run what takes minutes, or programs of others such as Feast
 	@ACCEPTANCE=1 $(BIN)/python -m pytest -q -s tests/acceptance $(PYTEST_ARGS)
