@@ -236,7 +236,8 @@ def _write_arrow(found: TrainingSet, path: Path, told: dict[str, str]) -> None:
 
 def _end_with_the_server() -> None:
     """The server holds the other end of standard input: when it is gone, so is who asked."""
-    while sys.stdin.buffer.read(65_536):
+    # Not through sys.stdin, which Python closes when it ends: it aborts where a thread is reading.
+    while os.read(sys.stdin.fileno(), 65_536):
         continue
     os._exit(1)
 

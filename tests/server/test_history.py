@@ -376,6 +376,12 @@ async def test_what_takes_too_much_is_stopped(tmp_path, limits, words):
     platform.store.close()
 
 
+async def test_the_process_that_computes_ends_in_order(http, token, spine, capfd):
+    answer = await send(http, token, parquet(spine), PARQUET, features=["weather:temp"])
+    assert answer.status_code == 200
+    assert "Fatal" not in capfd.readouterr().err
+
+
 def workers() -> list[int]:
     """The processes that compute histories, of this process."""
     found = []
