@@ -90,14 +90,19 @@ class PushJournal:
             except filelock.Timeout:
                 continue
             yield cls(folder, lock, sync=sync)
-        if make:
+        while make:
             folder = root / uuid4().hex
             folder.mkdir(mode=0o700)
             lock = filelock.FileLock(folder / "lock", mode=0o600)
-            lock.acquire(blocking=False)
+            try:
+                lock.acquire(blocking=False)
+            except filelock.Timeout:
+                # Another process looked for journals that nobody holds just now, and has this one.
+                continue
             if sync:
                 _force(root)
             yield cls(folder, lock, sync=sync)
+            return
 
     def segments(self) -> list[Path]:
         return sorted(self.folder.glob(f"*{_SUFFIX}"))

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import filelock
 import msgspec
 import polars as pl
 import pytest
@@ -461,3 +462,19 @@ def test_damage_before_acknowledged_rows_is_no_torn_end(tmp_path: Path) -> None:
     segment.write_bytes(data)
     with pytest.raises(StoreUnsafe, match="is damaged at byte 22, and acknowledged rows follow"):
         journal(tmp_path)
+
+
+def test_a_new_journal_that_another_process_takes_first_is_left_to_it(tmp_path, monkeypatch):
+    real, others = Path.mkdir, []
+
+    def made(folder, *args, **options):
+        real(folder, *args, **options)
+        if folder.parent == tmp_path / "journals" and not others:
+            others.append(filelock.FileLock(folder / "lock"))
+            others[0].acquire(blocking=False)
+
+    monkeypatch.setattr(Path, "mkdir", made)
+    own = next(iter(PushJournal.taken(tmp_path / "journals", sync=False)))
+    assert str(own.folder / "lock") != others[0].lock_file
+    assert own.folder.is_dir()
+    others[0].release()
