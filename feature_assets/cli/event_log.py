@@ -42,8 +42,10 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
         rows = [self._event_to_row(one) for one in events]
         # The index first: other processes write it too, and what fails there Dagster stores again, one by one.
         with self.index_transaction() as connection:
-            insert = SqlEventLogStorageTable.insert()
-            numbers = [connection.execute(insert, row).lastrowid for row in rows]
+            connection.execute(SqlEventLogStorageTable.insert(), rows)
+            # SQLite numbers them one after the other, as long as nobody else can write.
+            last_number: int = connection.exec_driver_sql("SELECT last_insert_rowid()").scalar_one()
+            numbers = range(last_number - len(rows) + 1, last_number + 1)
             self._store_asset_event_tags(connection, events, numbers)
             last = {
                 (row["asset_key"], row["dagster_event_type"]): (event, number)

@@ -7,6 +7,7 @@ cast on the way, and a lost race repeats the commit without writing the rows aga
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
@@ -177,14 +178,17 @@ def written(place: Place, view: ViewSpec, rows: pl.LazyFrame, partitions: Sequen
             **_target(place),
         )
         sizes = {one.path.rpartition("/")[2]: one.num_bytes for one in sinked}
-        bounds = _bounds(place, view, list(named))
+        # Reading them back keeps the processor busy, forcing them to the disk does not.
+        with ThreadPoolExecutor(1) as beside:
+            forced = beside.submit(place.sync_data, list(named))
+            bounds = _bounds(place, view, list(named))
+            forced.result()
         files = [_file(view, path, key, sizes[path.rpartition("/")[2]], bounds[path]) for path, key in named.items()]
         if stray := sorted(set(named.values()) - set(partitions)):
             raise ContractBroken(
                 f"{view.name}: there are rows of partition '{stray[0]}', which is not among those that are replaced. "
                 "Replace it too, or leave its rows out."
             )
-        place.sync_data(named)
     return files
 
 

@@ -51,7 +51,7 @@ def told(folder: Path, instance: dg.DagsterInstance) -> dict[str, Any]:
         "last": record.last_materialization_record.partition_key,  # type: ignore[union-attr]
         "versions": [(one.partition_key, one.asset_materialization.tags["dagster/data_version"]) for one in each],  # type: ignore[union-attr,index]
         "planned": [event_types(instance, run.run_id) for run in runs],
-        "tagged": len(instance.get_event_tags_for_asset(trips.key)),
+        "tagged": [instance.get_event_tags_for_asset(trips.key, filter_event_id=one.storage_id) for one in each],
         "checks": [
             one.status.value
             for one in instance.event_log_storage.get_asset_check_execution_history(
