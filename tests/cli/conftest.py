@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from feature_assets import cli
+from tests.environment import become
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,7 @@ def undisturbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     environment, path = dict(os.environ), list(sys.path)
     _forget_the_project()
     yield
-    os.environ.clear()
-    os.environ.update(environment)
+    become(environment)
     sys.path[:] = path
     _forget_the_project()
 
@@ -85,8 +85,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert cli.run(["materialize", "customer_orders", "--all"]) == 0
     finally:
         os.chdir(here)
-        os.environ.clear()
-        os.environ.update(environment)
+        become(environment)
     return folder
 
 

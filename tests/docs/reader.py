@@ -24,6 +24,7 @@ from feature_assets import Settings
 from feature_assets.objects import open_objects
 from feature_assets.online import open_online_store
 from tests.docs.pages import ROOT, Block, Page
+from tests.environment import become
 
 _FILE = re.compile(r"# (?P<name>[\w./-]+\.\w+)(?P<more> \(continued\))?")
 _ASSIGNED = re.compile(r"(?:export )?(?P<name>[A-Z_]+)=(?P<value>\S.*)")
@@ -88,16 +89,14 @@ class Reader:
         before, place, path = dict(os.environ), Path.cwd(), list(sys.path)
         bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
         self._forget()
-        os.environ.clear()
-        os.environ.update(self.environment)
+        become(self.environment)
         os.chdir(self.folder)
         sys.path.insert(0, str(self.folder))
         try:
             yield
         finally:
             os.chdir(place)
-            os.environ.clear()
-            os.environ.update(before)
+            become(before)
             sys.path[:] = path
             sys.dont_write_bytecode = bytecode
             self._forget()
