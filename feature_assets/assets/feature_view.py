@@ -292,7 +292,8 @@ def _compute(
         parts = slices(partitions_def, context.partition_keys if partitions_def is not None else [])
         with told_to_dagster():
             inputs |= outside.read(stores, window_of(parts))
-        frame = function(context, inputs)
+        with _knowing_of_ranges(context, spec.name):
+            frame = function(context, inputs)
         results: list[CheckResult] = []
         try:
             publication = publish(
@@ -321,6 +322,23 @@ def told_to_dagster() -> Iterator[None]:
         yield
     except FeatureAssetsError as error:
         raise _failure(error) from error
+
+
+@contextmanager
+def _knowing_of_ranges(context: dg.AssetExecutionContext, view: str) -> Iterator[None]:
+    """Says what to do to who asks for the one partition of a run that has several."""
+    try:
+        yield
+    except dg.DagsterInvariantViolationError as error:
+        if not str(error).startswith("Cannot access partition_key for"):
+            raise
+        keys = context.partition_keys
+        raise dg.Failure(
+            f"{view}() asks for context.partition_key, and this run is for {len(keys):,} partitions: {keys[0]} to {keys[-1]}. "
+            f"Compute all of context.partition_keys there, or give {view} backfill_policy=dg.BackfillPolicy.multi_run(1), "
+            "which makes each of them a run.",
+            allow_retries=False,
+        ) from error
 
 
 def _failure(error: FeatureAssetsError) -> dg.Failure:

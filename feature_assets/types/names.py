@@ -11,17 +11,24 @@ from feature_assets.types.nested import ListType, MapType, StructType, VectorTyp
 from feature_assets.types.scalars import SCALARS, DecimalType
 
 
-class _Bracketed:
-    """What is written with brackets; with parentheses, as in other libraries, it says so."""
+class _Written:
+    """A type that is written like its example; what is written otherwise, as in other libraries, says so."""
 
     def __init__(self, example: str) -> None:
         self._example = example
 
+    def __repr__(self) -> str:
+        return f"{self._example.partition('[')[0].partition('(')[0]} without brackets"
+
+
+class _Bracketed(_Written):
     def __call__(self, *_: object, **__: object) -> NoReturn:
         raise DeclarationError(f"A type is written with square brackets, as in {self._example}.")
 
-    def __repr__(self) -> str:
-        return f"{self._example.partition('[')[0]} without brackets"
+
+class _Parenthesised(_Written):
+    def __getitem__(self, _: object) -> NoReturn:
+        raise DeclarationError(f"This type is written with parentheses, as in {self._example}.")
 
 
 class _ListOf(_Bracketed):
@@ -54,19 +61,25 @@ def _a_type(given: object, place: str) -> FeatureType:
     return given
 
 
-def Decimal(precision: int, scale: int) -> DecimalType:  # noqa: N802 (reads as the type that it makes)
-    """A number with `precision` digits, `scale` of them behind the point."""
-    return DecimalType(precision, scale)
+class _DecimalOf(_Parenthesised):
+    """`Decimal(precision, scale)`: a number with `precision` digits, `scale` of them behind the point."""
+
+    def __call__(self, precision: int, scale: int) -> DecimalType:
+        return DecimalType(precision, scale)
 
 
-def Struct(fields: Mapping[str, FeatureType]) -> StructType:  # noqa: N802 (reads as the type that it makes)
-    """Named values of different types."""
-    return StructType({name: _a_type(of, f"Struct field '{name}'") for name, of in fields.items()})
+class _StructOf(_Parenthesised):
+    """`Struct({name: type, …})`: named values of different types."""
+
+    def __call__(self, fields: Mapping[str, FeatureType]) -> StructType:
+        return StructType({name: _a_type(of, f"Struct field '{name}'") for name, of in fields.items()})
 
 
 List: Final = _ListOf("List[String]")
 Vector: Final = _VectorOf("Vector[384]")
 Map: Final = _MapOf("Map[String, Int64]")
+Decimal: Final = _DecimalOf("Decimal(10, 2)")
+Struct: Final = _StructOf('Struct({"city": String})')
 
 
 @lru_cache(maxsize=4096)

@@ -322,6 +322,26 @@ def test_a_range_of_static_partitions_is_told_apart_by_a_column(
     assert state.rows_by_partition == {"eu": 1, "us": 1}
 
 
+def test_a_function_that_asks_for_the_key_of_a_range_says_what_to_do(
+    stores: FeatureAssets, instance: dg.DagsterInstance
+) -> None:
+    weather = view(lambda context: weather_at(int(context.partition_key[-2:])))
+    said = failure(run(weather, stores, instance, tags=EVENT_RANGE))
+    assert said == (
+        "weather() asks for context.partition_key, and this run is for 3 partitions: 2024-01-02 to 2024-01-04. Compute all of "
+        "context.partition_keys there, or give weather backfill_policy=dg.BackfillPolicy.multi_run(1), which makes each of "
+        "them a run."
+    )
+    assert stores.offline().state(weather.spec) is None
+    assert run(weather, stores, instance, partition_key="2024-01-02").success
+
+
+def test_what_else_dagster_refuses_stays_in_its_words(stores: FeatureAssets, instance: dg.DagsterInstance) -> None:
+    weather = view(lambda context: context.op_execution_context.asset_partition_key_for_input("nothing"))
+    result = run(weather, stores, instance, tags=EVENT_RANGE)
+    assert "asks for context.partition_key" not in str(result.all_events)
+
+
 @pytest.mark.filterwarnings("ignore:Parameter .backfill_policy.")
 def test_a_plain_asset_keeps_the_rows_of_a_range_once(stores: FeatureAssets, instance: dg.DagsterInstance) -> None:
     both = dg.MultiPartitionsDefinition({"day": DAILY, "region": dg.StaticPartitionsDefinition(["eu", "us"])})

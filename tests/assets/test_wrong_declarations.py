@@ -30,6 +30,7 @@ from feature_assets import (
     RowCount,
     SqlSource,
     String,
+    Struct,
     Unique,
     Vector,
     feature_definitions,
@@ -109,6 +110,8 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "personal or not": (lambda: Field("x", String, pii=True), "pii= takes text or None, not True"),  # type: ignore[arg-type]
     "parentheses": (lambda: List(String), r"square brackets, as in List\[String\]"),
+    "brackets": (lambda: Struct[{"city": String}], r"parentheses, as in Struct\(\{\"city\": String\}\)"),
+    "brackets of a number": (lambda: Decimal[10, 2], r"parentheses, as in Decimal\(10, 2\)"),
     "half a map": (lambda: Map[String], r"as in Map\[String, Int64\]"),  # type: ignore[index]
     "a vector of 1.5": (lambda: Vector[1.5], "1 to 65536 dimensions"),  # type: ignore[index]
     "more digits behind the point": (lambda: Decimal(5, 9), "precision is 1 to 38 digits"),
