@@ -21,7 +21,7 @@ from feature_assets.checks import CheckResult, RowCheck, Unique, run_checks
 from feature_assets.conform import Conformed, PartitionSlice, conformed
 from feature_assets.errors import ChecksFailed, StoreFull
 from feature_assets.offline import Commit, InJournal, KnownBy, Moved, OfflineStore, Sorted, stream_journal
-from feature_assets.online.protocol import AppliedPublication, Metered, OnlineStore
+from feature_assets.online.protocol import AppliedPublication, Metered, OnlineStore, check_sizes
 from feature_assets.settlement import (
     Reflected,
     finish_stream,
@@ -122,6 +122,7 @@ def publish(
     now = now or datetime.now(UTC)
     clock = _Clock()
     with conformed(view, frame, slices, now=now) as rows:
+        check_sizes(view, rows.rows, online)
         clock.lap("conform")
         results = _check(view, rows, slices, now, offline, run_id)
         on_checks(results)

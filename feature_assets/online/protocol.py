@@ -154,6 +154,19 @@ class Metered(Protocol):
 
 
 @runtime_checkable
+class LimitsSizes(Protocol):
+    """A store that does not take every row that keeps its view's contract."""
+
+    def check_sizes(self, view: ViewSpec, rows: pl.LazyFrame) -> None:
+        """See that it could take each of these conformed rows; asked before they are acknowledged or committed anywhere.
+
+        Raises:
+            ContractBroken: a row or its key is larger than it takes.
+        """
+        ...
+
+
+@runtime_checkable
 class ForgetsExpired(Protocol):
     """A store that may delete rows by itself once they are past their view's ttl."""
 
@@ -269,6 +282,18 @@ class OnlineStore(Readers, Protocol):
 
     def close(self) -> None:
         """Let go of files and connections; the store answers nothing afterwards."""
+
+
+def check_sizes(view: ViewSpec, rows: pl.LazyFrame, online: OnlineStore | LimitsSizes | None) -> None:
+    """See that the online store, where the view has one, takes each of these conformed rows (`LimitsSizes`).
+
+    What is in Delta and cannot be served would hold up whatever comes after it.
+
+    Raises:
+        ContractBroken: it does not.
+    """
+    if view.online and isinstance(online, LimitsSizes):
+        online.check_sizes(view, rows)
 
 
 def token_schema(view: ViewSpec) -> dict[str, pl.DataType]:

@@ -17,10 +17,11 @@ import polars as pl
 
 from feature_assets.access import Decision
 from feature_assets.conform import PartitionSlice, breaches, conformed
-from feature_assets.errors import FeatureAssetsError, RequestError, WrongType
+from feature_assets.errors import ContractBroken, FeatureAssetsError, RequestError, WrongType
 from feature_assets.intake import compiled, fields_of, is_row_wise, optional_fields
 from feature_assets.lookup.entities import ColumnCheck, as_columns, as_list
 from feature_assets.offline import comparable
+from feature_assets.online.protocol import OnlineStore, check_sizes
 from feature_assets.publication import admitted_checks
 from feature_assets.push.plain import PlainRows
 from feature_assets.registry import Registry
@@ -84,10 +85,11 @@ class Admission:
     Args:
         registry: the snapshot.
         modules: where functions may be loaded from.
+        online: the store that has to be able to take the rows.
     """
 
-    def __init__(self, registry: Registry, modules: Sequence[str]) -> None:
-        self.registry, self._modules = registry, modules
+    def __init__(self, registry: Registry, modules: Sequence[str], online: OnlineStore | None = None) -> None:
+        self.registry, self._modules, self._online = registry, modules, online
         self._inlets: dict[tuple[str, str | None], _Inlet] = {}
 
     def of(self, pushes: Sequence[Push], now: datetime) -> Admitted:
@@ -115,7 +117,7 @@ class Admission:
     def _inlet(self, source: str, only: str | None) -> "_Inlet":
         found = self._inlets.get((source, only))
         if found is None:
-            found = self._inlets[source, only] = _Inlet(self.registry, source, only, self._modules)
+            found = self._inlets[source, only] = _Inlet(self.registry, source, only, self._modules, self._online)
         return found
 
     def _taken(self, work: "_Work", inlet: "_Inlet", group: Sequence["_Read"]) -> bool:
@@ -193,7 +195,9 @@ class _Read(NamedTuple):
 class _Inlet:
     """A source as pushes meet it: its fields, and the views that take its rows; or one view by its own columns."""
 
-    def __init__(self, registry: Registry, name: str, only: str | None, modules: Sequence[str]) -> None:
+    def __init__(
+        self, registry: Registry, name: str, only: str | None, modules: Sequence[str], online: OnlineStore | None
+    ) -> None:
         source = registry.stream_source(name)
         if not isinstance(source, PushSource):
             raise RequestError(
@@ -212,7 +216,7 @@ class _Inlet:
         if only is not None and source.event_id is not None:
             self._optional.add(source.event_id)
         self._checks = {name: ColumnCheck(f"'{name}'", of, nullable=True) for name, of in self._types.items()}
-        self.recipients = tuple(Recipient(view, source, self._name, modules) for view in views)
+        self.recipients = tuple(Recipient(view, source, self._name, modules, online) for view in views)
         self.views = tuple(each.view.name for each in self.recipients)
         self.together = all(each.together for each in self.recipients)
 
@@ -307,7 +311,15 @@ class Recipient:
     known_by_content: ClassVar[bool] = True
     """Whether rows whose created time is that of their coming are known again by all else."""
 
-    def __init__(self, view: ViewSpec, source: StreamSource, place: str, modules: Sequence[str]) -> None:
+    def __init__(
+        self,
+        view: ViewSpec,
+        source: StreamSource,
+        place: str,
+        modules: Sequence[str],
+        online: OnlineStore | None = None,
+    ) -> None:
+        self._online = online
         self.view, self.declaration, self.source = view, canonical_json(view), source.name
         transformed = view.stream is not None and view.stream.transform is not None
         self._maker = f"{f'in the transform of {view.name}, or ' if transformed else ''}before pushing to {place}"
@@ -324,7 +336,8 @@ class Recipient:
         With `alone` they are of one push, and what is wrong is said; else None where something may be.
 
         Raises:
-            ContractBroken: a key or time is null, a time lies in no partition or in the future, or a type loses something.
+            ContractBroken: a key or time is null, a time lies in no partition or in the future, a type loses something, or a
+                row is larger than the online store takes.
             ChecksFailed: a check of error severity failed.
         """
         view = self.view
@@ -338,9 +351,21 @@ class Recipient:
         rows = self._plain.of(made, now, _ALONG)
         if rows is None and alone:
             rows = self._by_contract(made, now)
+        if rows is not None and not self._are_taken(rows, alone=alone):
+            return None
         if rows is not None and told_now and self.known_by_content:
             rows = rows.with_columns(_content_ids(view, rows))
         return rows if rows is None or not view.row_filter else rows.with_columns(_own_ids(view))
+
+    def _are_taken(self, rows: pl.DataFrame, *, alone: bool) -> bool:
+        """Whether the online store takes rows of these sizes; of one push alone it is said why not."""
+        try:
+            check_sizes(self.view, rows.lazy(), self._online)
+        except ContractBroken:
+            if alone:
+                raise
+            return False
+        return True
 
     def _by_contract(self, made: pl.DataFrame, now: datetime) -> pl.DataFrame:
         view = self.view

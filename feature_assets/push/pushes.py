@@ -138,7 +138,7 @@ class Pushes:
             if self._closed:
                 raise StoreUnavailable("The feature store was closed; open it again to push.")
             if self._admission is None or self._admission.registry is not registry:
-                self._admission = Admission(registry, self._settings.functions)
+                self._admission = Admission(registry, self._settings.functions, self._online)
             mine = _Waiting(push, self._admission, elsewhere)
             self._waiting.append(mine)
             leads = not self._leading

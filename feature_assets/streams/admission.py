@@ -16,6 +16,7 @@ import polars as pl
 from feature_assets.config import Settings
 from feature_assets.errors import ChecksFailed, DeclarationError, FeatureAssetsError, WrongType
 from feature_assets.intake import fields_of, optional_fields
+from feature_assets.online.protocol import OnlineStore
 from feature_assets.push.admission import PUSH, Recipient
 from feature_assets.spec import EVENT_ID, SEQUENCE, KafkaSource, LogSource, ViewSpec
 from feature_assets.streams.dead_letters import DeadLetter
@@ -46,6 +47,7 @@ class Intake:
 
     Args:
         settings: from which modules functions may be loaded; where a schema registry is.
+        online: the store that has to be able to take the rows.
 
     Raises:
         DeclarationError: the source and its views do not fit.
@@ -53,7 +55,9 @@ class Intake:
         TransformationRefused: a function is not in an allowed module, or is not the one that was registered.
     """
 
-    def __init__(self, source: LogSource, views: Sequence[ViewSpec], settings: Settings) -> None:
+    def __init__(
+        self, source: LogSource, views: Sequence[ViewSpec], settings: Settings, online: OnlineStore | None = None
+    ) -> None:
         self.source, self.views = source, tuple(views)
         fields = fields_of(source, views)
         self._renamed = {name: source.field_mapping.get(name, name) for name in fields}
@@ -66,7 +70,8 @@ class Intake:
         # What no record brings has the time of its record, which stays the same when it is read again.
         self._created = sorted({view.created_timestamp for view in views if view.created_timestamp is not None})
         place = f"{type(source).__name__} '{source.name}'"
-        self._recipients = {view.name: _RecordsOf(view, source, place, settings.functions) for view in views}
+        functions = settings.functions
+        self._recipients = {view.name: _RecordsOf(view, source, place, functions, online) for view in views}
 
     def read(self, records: Records, now: datetime) -> Read:
         """What these records say; `now` stands in where the log has no time of one.

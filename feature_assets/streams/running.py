@@ -169,7 +169,7 @@ class Consumers:
         settings, limits = self._settings, self._settings.stream
 
         def sink_of(one: Chosen) -> Sink:
-            return Sink(Intake(one.source, one.views, settings), stores, running.progress)
+            return Sink(Intake(one.source, one.views, settings, stores.online), stores, running.progress)
 
         consumer = Consumer(
             running.source,

@@ -160,7 +160,7 @@ def seek(
     chosen_shards = {shard: bounds for shard, bounds in shards.items() if only in (None, str(shard))}
     if not chosen_shards:
         raise RequestError(f"'{source}' has no shard '{only}'. It has: {', '.join(map(str, shards)) or 'none'}.")
-    sink = Sink(Intake(found.source, found.views, settings), stores)
+    sink = Sink(Intake(found.source, found.views, settings, stores.online), stores)
     sink.assigned(list(chosen_shards), seen.origins)
     after: dict[Shard, int] = {}
     for shard, bounds in chosen_shards.items():

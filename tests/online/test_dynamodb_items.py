@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_assets.online.dynamodb.items import Shape
+from feature_assets.online.dynamodb.items import Shape, item_size
 from feature_assets.online.dynamodb.keys import key_bytes, key_text
+from feature_assets.online.dynamodb.sizes import most_bytes
 from feature_assets.spec import PUBLICATION, Entity, Field, ViewSpec
 from feature_assets.types import (
     UUID,
@@ -28,7 +29,7 @@ from feature_assets.types import (
     Struct,
     Timestamp,
 )
-from tests.values import values
+from tests.values import ALL_TYPES, values
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
@@ -116,3 +117,13 @@ def test_keys_that_differ_in_value_number_or_type_have_different_bytes(data: st.
     (one_types, one), (other_types, other) = drawn(), drawn()
     same = [str(of) for of in one_types] == [str(of) for of in other_types] and one == other
     assert (key_bytes(keyed(*one_types))(one) == key_bytes(keyed(*other_types))(other)) is same
+
+
+@pytest.mark.parametrize("of", ALL_TYPES, ids=str)
+@given(data=st.data())
+def test_no_value_takes_more_than_its_bound(of: FeatureType, data: st.DataObject) -> None:
+    held = data.draw(st.lists(st.none() | values(of), min_size=1, max_size=4))
+    bounds = pl.select(of.to_frame("v", held)).select(most_bytes(pl.col("v"), of).alias("v"))["v"]
+    for value, bound in zip(held, bounds.extend_constant(bounds[-1], len(held) - len(bounds)), strict=True):
+        if value is not None:
+            assert item_size({"": of.to_dynamodb(value)}) <= bound

@@ -17,6 +17,7 @@ from feature_assets.online.dynamodb.items import TOKEN, Shape
 from feature_assets.online.dynamodb.keys import KEY
 from feature_assets.online.dynamodb.location import Location
 from feature_assets.online.dynamodb.reader import DynamoReader, Keys, read_together
+from feature_assets.online.dynamodb.sizes import check_sizes
 from feature_assets.online.dynamodb.tables import Change, Tables
 from feature_assets.online.protocol import (
     Answer,
@@ -59,6 +60,10 @@ class DynamoOnlineStore:
     def prepare(self, view: ViewSpec) -> None:
         self._catalogue.prepare(view)
         self._expire(view, self._catalogue.needed(view).table)
+
+    def check_sizes(self, view: ViewSpec, rows: pl.LazyFrame) -> None:
+        """See `LimitsSizes` in the protocol."""
+        check_sizes(view, rows)
 
     @property
     def forgets_expired(self) -> bool:
