@@ -115,6 +115,7 @@ def publish(
 
     Raises:
         ContractBroken: the rows are not what the view declares; nothing was published.
+        DeclarationError: the view has more columns than the online store takes; nothing was published.
         ChecksFailed: a check of error severity failed; nothing was published, the message says where the rows are.
         PublicationConflict: others kept replacing the same partitions; nothing was published.
         StoreError: a store failed. If Delta had committed, `reconcile` finishes the online half.

@@ -162,6 +162,7 @@ class LimitsSizes(Protocol):
 
         Raises:
             ContractBroken: a row or its key is larger than it takes.
+            DeclarationError: no row of the view would fit.
         """
         ...
 
@@ -291,6 +292,7 @@ def check_sizes(view: ViewSpec, rows: pl.LazyFrame, online: OnlineStore | Limits
 
     Raises:
         ContractBroken: it does not.
+        DeclarationError: no row of the view would fit.
     """
     if view.online and isinstance(online, LimitsSizes):
         online.check_sizes(view, rows)

@@ -320,6 +320,7 @@ class Recipient:
         online: OnlineStore | None = None,
     ) -> None:
         self._online = online
+        check_sizes(view, pl.LazyFrame(schema={name: of.polars for name, of in view.types.items()}), online)
         self.view, self.declaration, self.source = view, canonical_json(view), source.name
         transformed = view.stream is not None and view.stream.transform is not None
         self._maker = f"{f'in the transform of {view.name}, or ' if transformed else ''}before pushing to {place}"

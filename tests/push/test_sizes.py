@@ -12,14 +12,14 @@ import pytest
 
 from feature_assets import FeatureStore, Settings
 from feature_assets.conform import PartitionSlice
-from feature_assets.errors import ContractBroken
+from feature_assets.errors import ContractBroken, DeclarationError
 from feature_assets.publication import publish
 from feature_assets.registry import Registry, RegistryStore
 from feature_assets.settlement import pending, verify
 from feature_assets.spec import Entity, Field, KafkaSource, PushSource, Stream, TimePartitions, ViewSpec
 from feature_assets.streams.admission import Intake
 from feature_assets.streams.log import Records
-from feature_assets.types import String
+from feature_assets.types import Int8, String
 from tests.aws_server import aws_server
 from tests.streams.shards import shard
 
@@ -108,3 +108,21 @@ def test_of_a_stream_it_is_a_dead_letter(store: FeatureStore) -> None:
     assert rows["writer"].to_list() == ["a", "c", "e"]
     assert [one.place for one in letters] == [1, 3]
     assert all("bytes in DynamoDB" in one.reason for one in letters)
+
+
+def test_of_a_view_with_more_columns_than_sqlite_takes_nothing_is_taken(tmp_path: Path) -> None:
+    names = [f"f{number}" for number in range(1_998)]
+    wide = msgspec.structs.replace(NOTES, features=tuple(Field(name, Int8) for name in names))
+    row = {"writer": "a", "at": TODAY, **dict.fromkeys(names, 1)}
+    made = Settings(root=tmp_path, durability="process")
+    registry = Registry.of([wide, PushSource(name="notes")])
+    RegistryStore(made.place(made.registry)).publish(registry, location="tests", by="tests")
+    message = r"View 'notes': its online table would have 2,001 columns, and SQLite takes 2,000\. Split the view"
+    with FeatureStore(made) as store:
+        with pytest.raises(DeclarationError, match=message):
+            store.push("notes", [row])
+        with pytest.raises(DeclarationError, match=message):
+            publish(wide, pl.DataFrame([row]), [SLICE], offline=store.offline, online=store.online)
+        assert store.offline.state(wide) is None
+    with pytest.raises(DeclarationError, match=message):
+        Intake(KafkaSource(name="notes", connection="kafka", topics=("notes",)), [wide], made, store.online)

@@ -25,7 +25,7 @@ from feature_assets.online.sqlite import catalogue
 from feature_assets.online.sqlite.connections import DatabaseFile, FileMissing
 from feature_assets.online.sqlite.doctor import found_problems
 from feature_assets.online.sqlite.reader import SqliteReader
-from feature_assets.online.sqlite.tables import ONLY, Table, keys_per_query, quoted
+from feature_assets.online.sqlite.tables import ONLY, Table, check_columns, keys_per_query, quoted
 from feature_assets.online.sqlite.values import frame
 from feature_assets.spec import ViewSpec
 from feature_assets.types import FeatureType, ListType, MapType, StructType, VectorType, microseconds
@@ -68,6 +68,10 @@ class SqliteOnlineStore:
             return
         with self._file.writing(create=True) as connection:
             catalogue.prepare(connection, table)
+
+    def check_sizes(self, view: ViewSpec, rows: pl.LazyFrame) -> None:
+        """See `LimitsSizes` in the protocol: the view's table may have too many columns."""
+        check_columns(Table(view))
 
     def _is_prepared(self, table: Table) -> bool:
         try:

@@ -4,9 +4,11 @@
 
 import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
+from feature_assets.errors import DeclarationError
 from feature_assets.online.protocol import column_types
 from feature_assets.spec import PUBLICATION, ViewSpec
 from feature_assets.types import FeatureType, Int64
@@ -129,6 +131,26 @@ class Table:
             f"WITH v(position, {listed(asked)}) AS (VALUES {values}) "
             f"SELECT v.position, {listed(expressions)} FROM v LEFT JOIN {quoted(self.name)} t ON {on}"
         )
+
+
+def check_columns(table: Table) -> None:
+    """See that SQLite, as it was built, makes a table of so many columns.
+
+    Raises:
+        DeclarationError: it does not.
+    """
+    count, most = len(table.sqlite_types), _most_columns()
+    if count > most:
+        raise DeclarationError(
+            f"View '{table.view.name}': its online table would have {count:,} columns, and SQLite takes {most:,}. "
+            "Split the view, hold features that are read together in a Vector or Struct, or declare online=False."
+        )
+
+
+@cache
+def _most_columns() -> int:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        return connection.getlimit(sqlite3.SQLITE_LIMIT_COLUMN)
 
 
 def keys_per_query(connection: sqlite3.Connection, table: Table) -> int:
