@@ -82,6 +82,11 @@ def apply(
     if changes and not as_json:
         print_changes(changes)
     breaking = [change for change in changes if change.breaking]
+    if breaking:
+        # Nobody is asked to agree to what is refused in any case.
+        project.registry_store.check(
+            project.derived, location=project.settings.location, adopt=adopt or (), prune=prune
+        )
     if breaking and not confirmed(f"{counted(len(breaking), 'change')} may break what others use. Publish?", yes=yes):
         raise Mistake(
             f"Nothing was published: {counted(len(breaking), 'change')} may break what others use "

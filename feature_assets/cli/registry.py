@@ -1,6 +1,7 @@
 """`registry`: what is published, when and by whom; and back to what was."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -338,6 +339,14 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """List what was in force, the last one first."""
+    from feature_assets.errors import NotPublished
+
+    store = Project.of(ctx).registry_store
+    entries = store.history(limit)
+    if not entries:
+        # A damaged pointer says so; it is not the same as none.
+        with suppress(NotPublished):
+            store.read()
     rows = [
         {
             "number": entry.sequence,
@@ -348,7 +357,7 @@ def history(
             "location": entry.location,
             "message": entry.message,
         }
-        for entry in Project.of(ctx).registry_store.history(limit)
+        for entry in entries
     ]
     columns = (
         Column("number", style="number"),

@@ -35,12 +35,12 @@ from feature_assets.registry.changes import Change, plan
 from feature_assets.registry.consistency import check_registry
 from feature_assets.registry.evolution import refuse_broken_versions
 from feature_assets.registry.merge import merged
+from feature_assets.registry.salvage import LATEST, SNAPSHOTS, no_way_back, whole_snapshots
 from feature_assets.registry.snapshot import Registry, read_registry
 from feature_assets.spec import Spec, canonical_json, from_json
 
 log = logging.getLogger(__name__)
 
-_LATEST = "latest.json"
 _HISTORY = "history"
 _ATTEMPTS = 60
 _LONGEST_WAIT = 0.5
@@ -129,7 +129,7 @@ class RegistryStore:
 
     def poll(self, etag: str) -> Published | None:
         """The registry in force, or None while the pointer is the one with this etag. Raises as `read` does."""
-        return self.read() if self._objects.changed(_LATEST, etag) else None
+        return self.read() if self._objects.changed(LATEST, etag) else None
 
     def snapshot(self, digest: str) -> Registry:
         """The registry with that digest, in force or not.
@@ -197,16 +197,25 @@ class RegistryStore:
             RegistryUnreadable: what is published is damaged, or of a newer release.
             StoreUnsafe: the store ignores conditional writes.
         """
-        derived = _as_stored(derived)
+        stored = _as_stored(derived)
 
         def following(pointer: _Pointer) -> Registry:
-            before = self._in_force(pointer)
-            after = merged(before, derived, location, adopt=adopt, prune=prune)
-            refuse_broken_versions(before, after)
-            check_registry(after)
-            return after
+            return self._following(pointer, stored, location, adopt, prune=prune)
 
         return self._advance("publish", following, partial(Entry, by=by, location=location, message=message))
+
+    def check(self, derived: Registry, *, location: str, adopt: Collection[str] = (), prune: bool = False) -> None:
+        """Raises what `publish` would raise as things are now; nothing is written."""
+        self._following(self._pointer(), _as_stored(derived), location, adopt, prune=prune)
+
+    def _following(
+        self, pointer: _Pointer, derived: Registry, location: str, adopt: Collection[str], *, prune: bool
+    ) -> Registry:
+        before = self._in_force(pointer)
+        after = merged(before, derived, location, adopt=adopt, prune=prune)
+        refuse_broken_versions(before, after)
+        check_registry(after)
+        return after
 
     def rollback(self, to: str | int = 1, *, by: str, message: str = "", expected: str | None = None) -> Published:
         """Put an earlier snapshot in force again, as a new entry of the history.
@@ -274,21 +283,21 @@ class RegistryStore:
             self._probed = True
 
     def _pointer(self) -> _Pointer:
-        stored = self._objects.get(_LATEST)
+        stored = self._objects.get(LATEST)
         if stored is None:
             return _Pointer(b"", None, None)
         return _Pointer(stored.data, stored.etag, _entry(stored.data))
 
     def _readable(self, pointer: _Pointer) -> Entry:
         if pointer.entry is None:
-            raise RegistryUnreadable(f"{self.place}/{_LATEST} is damaged. {_MEND}")
+            raise RegistryUnreadable(f"{self.place}/{LATEST} is damaged. {_MEND}")
         return pointer.entry
 
     def _in_force(self, pointer: _Pointer) -> Registry:
         if pointer.etag is not None:
             return self.snapshot(self._readable(pointer).digest)
         if self._objects.list(_HISTORY):
-            raise RegistryUnreadable(f"{self.place}/{_LATEST} is gone, and the registry has a history. {_MEND}")
+            raise RegistryUnreadable(f"{self.place}/{LATEST} is gone, and the registry has a history. {_MEND}")
         return Registry()
 
     def _number_after_damage(self) -> int:
@@ -314,7 +323,7 @@ class RegistryStore:
         if pointer.entry:
             self._file(pointer.entry.sequence, pointer.data)
         try:
-            return self._objects.put(_LATEST, data, if_match=pointer.etag, if_absent=pointer.etag is None)
+            return self._objects.put(LATEST, data, if_match=pointer.etag, if_absent=pointer.etag is None)
         except PutConflict:
             return self._landed(entry, data)
         except StoreUnavailable:
@@ -327,7 +336,7 @@ class RegistryStore:
         """The etag of our entry if it was written after all and only the answer was lost, which a client may have met
         by sending it again and being refused for what it had done itself.
         """
-        stored = self._objects.get(_LATEST)
+        stored = self._objects.get(LATEST)
         if stored is not None and stored.data == data:
             return stored.etag
         filed = self._objects.get(_history_path(entry.sequence))
@@ -367,13 +376,14 @@ class RegistryStore:
             if pointer.etag is None and not filed:
                 raise NotPublished.at(self.place)
             if len(filed) < to or not filed:
-                raise RequestError(
-                    f"The history of {self.place} does not go back {to}. See: feature-assets registry history"
-                )
+                raise no_way_back(self._objects, pointer.entry.digest if pointer.entry else None, to)
             return filed[to - 1].digest
         if re.fullmatch(r"[0-9a-f]{64}", to):
             return to
-        digests = {entry.digest for entry in self.history(limit=10_000) if to and entry.digest.startswith(to)}
+        known = {entry.digest for entry in self.history(limit=10_000)}
+        if self._pointer().entry is None:
+            known.update(whole_snapshots(self._objects))
+        digests = {digest for digest in known if to and digest.startswith(to)}
         if len(digests) != 1:
             raise RequestError(
                 f"{len(digests) or 'No'} snapshots of {self.place} begin with '{to}'. See: feature-assets registry history"
@@ -397,7 +407,7 @@ def _entry(data: bytes) -> Entry | None:
 
 
 def _snapshot_path(digest: str) -> str:
-    return f"snapshots/{digest}.json"
+    return f"{SNAPSHOTS}/{digest}.json"
 
 
 def _history_path(sequence: int) -> str:

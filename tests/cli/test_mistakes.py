@@ -194,6 +194,30 @@ def test_a_registry_whose_snapshot_is_gone_is_rolled_back(run: Run, project: Pat
     assert "customer_orders" in run("registry", "list").out
 
 
+def test_a_registry_that_was_published_once_and_damaged_names_the_way_out(run: Run, project: Path) -> None:
+    digest = run("registry", "history", "--json").rows[0]["digest"]
+    (project / ".feature_assets" / "registry" / "latest.json").write_text("{bad")
+    for words in (("registry", "history"), ("apply",), ("registry", "list")):
+        refused = run(*words, code=1)
+        assert "latest.json is damaged" in refused.said
+        assert refused.said.endswith("Try: feature-assets registry rollback")
+    refused = run("registry", "rollback", code=1)
+    assert refused.said.endswith(f"Try: feature-assets registry rollback {digest[:12]}")
+    assert "is in force again" in run("registry", "rollback", digest[:12], "--yes").out
+    assert run("registry", "history", "--json").rows[0]["digest"] == digest
+
+
+def test_nobody_is_asked_to_agree_to_what_is_refused_in_any_case(run: Run, project: Path) -> None:
+    code = (project / "definitions.py").read_text()
+    changed = code.replace('Field("orders_7d", Int64', 'Field("orders_7d", Float64').replace("default=0)", "default=0.0)")
+    (project / "definitions.py").write_text(changed)
+    refused = run("apply", code=1)
+    assert "version=2" in refused.said
+    assert "--yes" not in refused.said
+    assert "breaking" in refused.out + refused.err
+    assert run("apply", "--yes", code=1).said.endswith(refused.said[-60:])
+
+
 def test_names_stay_whole_on_a_narrow_terminal(run: Run, looking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     lines = run("registry", "list").out.splitlines()

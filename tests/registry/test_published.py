@@ -232,6 +232,39 @@ class TestDamage:
         assert ("is damaged" in caplog.text) == (damage is not gone)
 
 
+@pytest.mark.parametrize("damage", [garbage, truncated])
+class TestDamageOfWhatWasPublishedOnce:
+    def test_of_the_pointer_leaves_the_snapshot_to_be_named(
+        self, store: RegistryStore, folder: Path, damage: Callable[[Path], None]
+    ) -> None:
+        (a,) = described(store, "a")
+        damage(folder / "latest.json")
+        with pytest.raises(RequestError, match=rf"are whole: {a.digest[:12]}\..*registry rollback {a.digest[:12]}$"):
+            store.rollback(by="ada")
+        assert store.rollback(a.digest[:12], by="ada").digest == a.digest
+        assert store.read().registry == a.registry
+
+    def test_of_the_snapshot_leaves_publishing_from_nothing(
+        self, store: RegistryStore, folder: Path, damage: Callable[[Path], None]
+    ) -> None:
+        (a,) = described(store, "a")
+        damage(folder / "snapshots" / f"{a.digest}.json")
+        with pytest.raises(RequestError, match=r"no snapshot that is whole. Remove latest.json .*feature-assets apply$"):
+            store.rollback(by="ada")
+        (folder / "latest.json").unlink()
+        assert described(store, "a")[0].digest == a.digest
+        assert store.read().registry == a.registry
+
+
+def test_a_prefix_means_what_was_in_force(store: RegistryStore, folder: Path) -> None:
+    a, b = described(store, "a", "b")
+    never = folder / "snapshots" / f"{'0' * 64}.json"
+    never.write_bytes((folder / "snapshots" / f"{a.digest}.json").read_bytes())
+    with pytest.raises(RequestError, match=r"No snapshots .* begin with '000'"):
+        store.rollback("000", by="ada")
+    assert store.rollback(a.digest[:12], by="ada").digest == a.digest != b.digest
+
+
 def test_a_pointer_of_a_newer_release_is_followed(store: RegistryStore, folder: Path) -> None:
     published = described(store, "a")[0]
     pointer = json.loads((folder / "latest.json").read_bytes()) | {"signature": "…"}
