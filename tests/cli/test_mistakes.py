@@ -209,7 +209,9 @@ def test_a_registry_that_was_published_once_and_damaged_names_the_way_out(run: R
 
 def test_nobody_is_asked_to_agree_to_what_is_refused_in_any_case(run: Run, project: Path) -> None:
     code = (project / "definitions.py").read_text()
-    changed = code.replace('Field("orders_7d", Int64', 'Field("orders_7d", Float64').replace("default=0)", "default=0.0)")
+    changed = code.replace('Field("orders_7d", Int64', 'Field("orders_7d", Float64').replace(
+        "default=0)", "default=0.0)"
+    )
     (project / "definitions.py").write_text(changed)
     refused = run("apply", code=1)
     assert "version=2" in refused.said

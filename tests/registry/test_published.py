@@ -249,7 +249,9 @@ class TestDamageOfWhatWasPublishedOnce:
     ) -> None:
         (a,) = described(store, "a")
         damage(folder / "snapshots" / f"{a.digest}.json")
-        with pytest.raises(RequestError, match=r"no snapshot that is whole. Remove latest.json .*feature-assets apply$"):
+        with pytest.raises(
+            RequestError, match=r"no snapshot that is whole. Remove latest.json .*feature-assets apply$"
+        ):
             store.rollback(by="ada")
         (folder / "latest.json").unlink()
         assert described(store, "a")[0].digest == a.digest
