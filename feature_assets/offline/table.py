@@ -156,13 +156,14 @@ def widened(place: Place, view: ViewSpec, *, for_pushes: bool = False) -> DeltaT
     for _ in range(_ATTEMPTS):
         table = opened(place) or _made(place, view)
         check_types(view, table)
-        gone = [name for name in stored_types(table) if name not in view.types]
+        stored, declared = stored_types(table), view.types
+        gone = [name for name in stored if name not in declared]
         if gone and not for_pushes:
             raise DeclarationError(
                 f"View '{view.name}' (version {view.version}): '{gone[0]}' is stored and no longer declared. Declare it "
                 f"again, or give the view version={view.version + 1}: a new version has tables of its own."
             )
-        new = [_field(one.name, one.type) for one in view.features if one.name not in stored_types(table)]
+        new = [_field(one.name, one.type) for one in view.features if one.name not in stored]
         if for_pushes and all(field.name != EVENT_ID for field in table.schema().fields):
             new.append(_plain(EVENT_ID, pl.String()))
         if not new:

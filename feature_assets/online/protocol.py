@@ -359,8 +359,9 @@ def checked(view: ViewSpec, frame: pl.DataFrame, schema: Mapping[str, pl.DataTyp
     Raises:
         ContractBroken: a column is missing, has another dtype, or is null where rows are found or ordered by it.
     """
+    present = frame.schema
     for name, dtype in schema.items():
-        found = frame.schema.get(name)
+        found = present.get(name)
         if found is None:
             raise ContractBroken(
                 f"View '{view.name}': the rows for the online store lack '{name}'; conform them first."
