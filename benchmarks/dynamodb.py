@@ -47,7 +47,7 @@ from feature_assets.types import Float64, String, Timestamp
 
 ENTITIES, VIEWS, FEATURES, WRITES, PARALLEL = 2_000, 3, 10, 200, 32
 HELD, TIMES, SECONDS_AWAY = 64, 10, 0.05
-SERVER = Path(__file__).parents[1] / "tests" / "online" / "dynamodb_server.py"
+ROOT = Path(__file__).parents[1]
 START = datetime(2024, 3, 1, tzinfo=UTC)
 
 
@@ -56,8 +56,8 @@ def endpoint() -> Iterator[str]:
     if given := os.environ.get("DYNAMODB_ENDPOINT"):
         yield given
         return
-    command = [sys.executable, str(SERVER)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    command = [sys.executable, "-m", "tests.online.dynamodb_server"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout is not None
         yield f"http://127.0.0.1:{int(server.stdout.readline())}"
         server.kill()

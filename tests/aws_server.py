@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-PROGRAM = Path(__file__).parent / "online" / "dynamodb_server.py"
+ROOT = Path(__file__).parents[1]
 
 
 @contextlib.contextmanager
 def aws_server() -> Iterator[str]:
     """Its endpoint, on a free port; it ends with the block."""
-    command = [sys.executable, str(PROGRAM)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    command = [sys.executable, "-m", "tests.online.dynamodb_server"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             assert server.stdout is not None
             yield f"http://127.0.0.1:{int(server.stdout.readline())}"

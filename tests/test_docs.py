@@ -43,8 +43,8 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
     """The address of an S3 with a bucket."""
-    command = [sys.executable, str(ROOT / "tests" / "objects" / "s3_server.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    command = [sys.executable, "-m", "tests.objects.s3_server"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout is not None
         address = f"127.0.0.1:{int(server.stdout.readline())}"
         urlopen(Request(f"http://{address}/features", method="PUT"), timeout=20).close()

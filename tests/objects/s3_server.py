@@ -13,6 +13,8 @@ from typing import Any
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
+from tests.one_at_a_time import OneAtATime
+
 _CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>Try again</Message></Error>"
 
 
@@ -51,6 +53,8 @@ class Spoiled:
 
 
 if __name__ == "__main__":
-    server = make_server("127.0.0.1", 0, Spoiled(DomainDispatcherApplication(create_backend_app)), threaded=True)
+    server = make_server(
+        "127.0.0.1", 0, Spoiled(OneAtATime(DomainDispatcherApplication(create_backend_app))), threaded=True
+    )
     print(server.port, flush=True)
     server.serve_forever()

@@ -11,6 +11,8 @@ from typing import Any
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
+from tests.one_at_a_time import OneAtATime
+
 
 class LosingAnswers:
     """The WSGI application behind the faults."""
@@ -41,7 +43,7 @@ class LosingAnswers:
 
 
 if __name__ == "__main__":
-    application = LosingAnswers(DomainDispatcherApplication(create_backend_app))
+    application = LosingAnswers(OneAtATime(DomainDispatcherApplication(create_backend_app)))
     server = make_server("127.0.0.1", 0, application, threaded=True)
     print(server.port, flush=True)
     server.serve_forever()

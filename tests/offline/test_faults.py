@@ -59,8 +59,10 @@ class LosingS3:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[LosingS3]:
-    command = [sys.executable, str(Path(__file__).with_name("losing_s3.py"))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    command = [sys.executable, "-m", "tests.offline.losing_s3"]
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
         assert server.stdout is not None
         yield LosingS3(f"http://127.0.0.1:{int(server.stdout.readline())}")
         server.kill()

@@ -20,6 +20,8 @@ from zlib import crc32
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
+from tests.one_at_a_time import OneAtATime
+
 BATCHES = {"BatchWriteItem": "UnprocessedItems", "BatchGetItem": "UnprocessedKeys"}
 
 
@@ -98,7 +100,7 @@ def _damaged(body: bytes, how: str) -> bytes:
 
 
 if __name__ == "__main__":
-    application = Faults(DomainDispatcherApplication(create_backend_app))
+    application = Faults(OneAtATime(DomainDispatcherApplication(create_backend_app)))
     server = make_server("127.0.0.1", 0, application, threaded=True)
     print(server.port, flush=True)
     server.serve_forever()
